@@ -1,0 +1,1 @@
+"""The inflow: a source's stream into this server's database."""

@@ -1,0 +1,1 @@
+"""The polls of the Django tutorial, on models that merge from many sources."""

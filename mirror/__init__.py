@@ -1,0 +1,1 @@
+"""The record: what changed, in what order. Installed on the source and on the centre."""

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db import connections
+from django.db.models.signals import post_migrate, pre_migrate
+
+
+class MirrorConfig(AppConfig):
+    name = "mirror"
+    label = "mirror"
+    verbose_name = "Mirror"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from mirror import checks  # noqa: F401
+
+        pre_migrate.connect(_before_migrate, sender=self)
+        post_migrate.connect(_after_migrate, sender=self)
+
+
+def _before_migrate(*, using: str, **kwargs: Any) -> None:
+    from mirror import capture
+    from mirror.conf import conf
+
+    if using == conf().database:
+        capture.before_migrate(connections[using])
+
+
+def _after_migrate(*, using: str, **kwargs: Any) -> None:
+    from mirror import capture
+    from mirror.conf import conf
+
+    if using == conf().database:
+        capture.after_migrate(connections[using])
+        capture.prepare(connections[using])

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from mirror import oplogger
+from mirror.conf import conf
+from mirror.sequencer import Sequencer, run
+
+
+class Command(BaseCommand):
+    help = "Give captured changes their place in the oplog, without serving it. Stops on SIGINT or SIGTERM."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--once", action="store_true", help="one pass, then exit")
+
+    def handle(self, *args: Any, once: bool, **options: Any) -> None:
+        if conf().capture is None:
+            raise CommandError("nothing is captured here: MIRROR['CAPTURE'] is None")
+        sequencer = Sequencer()
+        if once:
+            self.stdout.write(f"{sequencer.step()} changes")
+            oplogger.tell(sequencer.using)
+            return
+        stopped = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        run(sequencer, stopped=stopped.is_set, sleep=stopped.wait)

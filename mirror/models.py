@@ -1,0 +1,183 @@
+"""The tables: what was captured, in what order it happened, who may follow it, whom we follow."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from mirror.changes import Op
+
+
+class UUIDModel(models.Model):
+    """A model whose rows merge from many sources: ``id`` is the same everywhere, ``pkid`` is local."""
+
+    pkid = models.BigAutoField(primary_key=True, editable=False)
+    id = models.UUIDField(default=uuid.uuid4, editable=False, unique=True)
+
+    class Meta:
+        abstract = True
+
+
+class Stream(models.Model):
+    """One source's oplog history, recorded here or copied from elsewhere."""
+
+    uuid = models.UUIDField(_("stream"), default=uuid.uuid4, unique=True, editable=False)
+    #: True for the stream that is recorded here. NULL, not False, for the others, so that ``unique``
+    #: admits one True on every engine (MySQL has no conditional constraints).
+    local = models.BooleanField(null=True, unique=True, editable=False)
+    #: Timestamp of the newest change.
+    head = models.BigIntegerField(default=0, editable=False)
+    #: How many changes the stream has ever had: the position of the head.
+    position = models.BigIntegerField(default=0, editable=False)
+    #: Timestamp, mark and position of the newest change that was pruned.
+    anchor = models.BigIntegerField(default=0, editable=False)
+    anchor_mark = models.CharField(max_length=16, blank=True, editable=False)
+    anchor_position = models.BigIntegerField(default=0, editable=False)
+    #: Up to where the "oplogger" logger has been told.
+    logged = models.BigIntegerField(default=0, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("stream")
+        verbose_name_plural = _("streams")
+
+    def __str__(self) -> str:
+        return str(self.uuid)
+
+
+class Outbox(models.Model):
+    """A committed change that has no place in the order yet. Written by triggers only."""
+
+    id = models.BigAutoField(primary_key=True)
+    op = models.CharField(max_length=6)
+    model = models.CharField(max_length=200)
+    #: Epoch microseconds.
+    captured_at = models.BigIntegerField()
+    #: The row's columns as the database stores them, as JSON.
+    payload = models.TextField()
+
+    class Meta:
+        verbose_name = _("outbox entry")
+        verbose_name_plural = _("outbox")
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.model}"
+
+
+class Oplog(models.Model):
+    """A change in its place. ``body`` is the JSON object exactly as it travels."""
+
+    id = models.BigAutoField(primary_key=True)
+    stream = models.ForeignKey(Stream, models.CASCADE, related_name="changes", db_index=False)
+    ts = models.BigIntegerField(_("timestamp"))
+    position = models.BigIntegerField()
+    op = models.CharField(_("operation"), max_length=6, choices=[(op.value, op.value) for op in Op])
+    model = models.CharField(max_length=200)
+    #: What identifies the row on every server: the UUID, or the primary key.
+    key = models.CharField(max_length=200)
+    #: True for the last change of a group: only there a mirror may commit.
+    ends_group = models.BooleanField()
+    body = models.TextField()
+
+    class Meta:
+        verbose_name = _("oplog entry")
+        verbose_name_plural = _("oplog")
+        constraints = [models.UniqueConstraint(fields=["stream", "ts"], name="mirror_oplog_stream_ts")]
+        indexes = [models.Index(fields=["model", "key", "stream", "ts"], name="mirror_oplog_row")]
+
+    def __str__(self) -> str:
+        return f"{self.ts} {self.op} {self.model} {self.key}"
+
+
+class Token(models.Model):
+    """What a mirror shows to be let in. Only the hash of its secret is kept."""
+
+    name = models.CharField(max_length=100, unique=True)
+    #: The public half, by which the row is found.
+    prefix = models.CharField(max_length=16, unique=True, editable=False)
+    digest = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("token")
+        verbose_name_plural = _("tokens")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SourceState(models.TextChoices):
+    NEW = "new", _("not followed yet")
+    CONNECTING = "connecting", _("connecting")
+    CATCHING_UP = "catching_up", _("catching up")
+    LIVE = "live", _("live")
+    STALLED = "stalled", _("stalled")
+    REFUSED = "refused", _("refused")
+    HALTED = "halted", _("halted")
+    STOPPED = "stopped", _("stopped")
+
+
+class Source(models.Model):
+    """A server that this one mirrors, how far it got, and how it fares."""
+
+    name = models.SlugField(max_length=100, unique=True)
+    url = models.CharField(max_length=500)
+    token = models.CharField(max_length=200)
+    #: Where a new mirror begins: "start", "now", or the epoch microseconds since when.
+    begin = models.CharField(max_length=20, default="start")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    #: Where the mirror is. These four change only in the transaction that applies.
+    stream = models.OneToOneField(Stream, models.SET_NULL, null=True, editable=False, related_name="source")
+    cursor = models.BigIntegerField(default=0, editable=False)
+    position = models.BigIntegerField(default=0, editable=False)
+    mark = models.CharField(max_length=16, blank=True, editable=False)
+    #: Identifies this mirror to its source, and the process that may commit for it.
+    mirror = models.UUIDField(default=uuid.uuid4, editable=False)
+    fence = models.BigIntegerField(default=0, editable=False)
+
+    state = models.CharField(
+        max_length=20, choices=SourceState.choices, default=SourceState.NEW, editable=False
+    )
+    state_since = models.DateTimeField(null=True, editable=False)
+    #: The newest that the source said of itself, and when (the clock of this server).
+    head = models.BigIntegerField(default=0, editable=False)
+    head_position = models.BigIntegerField(default=0, editable=False)
+    heard_at = models.DateTimeField(null=True, editable=False)
+    #: The source's clock minus ours, microseconds, when last heard.
+    clock_offset = models.BigIntegerField(default=0, editable=False)
+    error_code = models.CharField(max_length=50, blank=True, editable=False)
+    error_text = models.TextField(blank=True, editable=False)
+    attempts = models.PositiveIntegerField(default=0, editable=False)
+    next_try_at = models.DateTimeField(null=True, editable=False)
+    #: Changes of models that are not listed in MIRROR["MODELS"] here.
+    skipped = models.BigIntegerField(default=0, editable=False)
+
+    class Meta:
+        verbose_name = _("source")
+        verbose_name_plural = _("sources")
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def changes_behind(self) -> int:
+        return max(0, self.head_position - self.position)
+
+
+class ModelOwner(models.Model):
+    """Which source writes a model whose rows are matched by integer keys: those can't be merged."""
+
+    model = models.CharField(max_length=200, unique=True)
+    source = models.ForeignKey(Source, models.CASCADE, related_name="owned_models")
+
+    class Meta:
+        verbose_name = _("model owner")
+        verbose_name_plural = _("model owners")
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.source}"

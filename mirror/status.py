@@ -1,0 +1,153 @@
+"""How the streams fare: computed from the tables alone, for the command, the dashboard and probes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from mirror.conf import conf
+from mirror.models import Outbox, Source, SourceState, Stream
+
+#: States that need a human, or a runner that is not there.
+BAD_STATES = frozenset({SourceState.STALLED, SourceState.REFUSED, SourceState.HALTED})
+
+_SPOKEN_TO = frozenset({SourceState.LIVE, SourceState.CATCHING_UP})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """The stream that is recorded here."""
+
+    stream: str
+    #: Timestamp and position of the newest change.
+    head: int
+    position: int
+    #: Committed changes that have no place in the order yet.
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    """A source that is mirrored here. Cursors are epoch microseconds, positions count changes."""
+
+    name: str
+    state: str
+    since: datetime | None
+    stream: str | None
+    cursor: int
+    head: int
+    position: int
+    head_position: int
+    changes_behind: int
+    #: At most this much; None while it cannot be known: nothing was heard or applied yet.
+    seconds_behind: float | None
+    heard_at: datetime | None
+    error_code: str
+    error_text: str
+    attempts: int
+    next_try_at: datetime | None
+    skipped: int
+
+    @property
+    def bad(self) -> bool:
+        return self.state in BAD_STATES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    now: datetime
+    #: None on a server that only mirrors.
+    stream: StreamStatus | None
+    sources: tuple[SourceStatus, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(source.bad for source in self.sources)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``mirrorstatus --json`` prints: the fields above, times as ISO 8601 in UTC.
+
+        ``version`` changes when a field changes its meaning or goes; fields may be added without.
+        """
+        return {
+            "version": 1,
+            "now": _iso(self.now),
+            "ok": self.ok,
+            "stream": _object(self.stream) if self.stream else None,
+            "sources": [_object(source) for source in self.sources],
+        }
+
+
+def collect(now: datetime) -> Status:
+    """Return the state of everything as the database has it; ``now`` is ``timezone.now()``."""
+    using = conf().database
+    sources = Source.objects.using(using).select_related("stream").order_by("name")
+    return Status(
+        now=now, stream=_local(using), sources=tuple(_source_status(source, now) for source in sources)
+    )
+
+
+def _local(using: str) -> StreamStatus | None:
+    stream = Stream.objects.using(using).filter(local=True).first()
+    if stream is None:
+        return None
+    return StreamStatus(
+        stream=str(stream.uuid),
+        head=stream.head,
+        position=stream.position,
+        waiting=Outbox.objects.using(using).count(),
+    )
+
+
+def _source_status(source: Source, now: datetime) -> SourceStatus:
+    state, since, error_text = source.state, source.state_since, source.error_text
+    if _abandoned(source, now):
+        # Whoever wrote that state would have written again by now: the runner died or is stuck.
+        state, since = SourceState.STALLED, source.heard_at
+        error_text = error_text or "nothing was heard for too long: is `manage.py runmirror` running?"
+    return SourceStatus(
+        name=source.name,
+        state=str(state),
+        since=since,
+        stream=str(source.stream.uuid) if source.stream else None,
+        cursor=source.cursor,
+        head=source.head,
+        position=source.position,
+        head_position=source.head_position,
+        changes_behind=source.changes_behind,
+        seconds_behind=_seconds_behind(source, now),
+        heard_at=source.heard_at,
+        error_code=source.error_code,
+        error_text=error_text,
+        attempts=source.attempts,
+        next_try_at=source.next_try_at,
+        skipped=source.skipped,
+    )
+
+
+def _abandoned(source: Source, now: datetime) -> bool:
+    if source.state not in _SPOKEN_TO:
+        return False
+    return source.heard_at is None or now - source.heard_at > timedelta(seconds=conf().deadline)
+
+
+def _seconds_behind(source: Source, now: datetime) -> float | None:
+    if source.heard_at is None:
+        return None
+    if source.changes_behind == 0 and source.cursor >= source.head:
+        return 0.0
+    if source.cursor == 0:
+        return None
+    source_now = round(now.timestamp() * 1_000_000) + source.clock_offset
+    return max(0, source_now - source.cursor) / 1_000_000
+
+
+def _object(status: StreamStatus | SourceStatus) -> dict[str, Any]:
+    return {
+        name: _iso(value) if isinstance(value, datetime) else value for name, value in asdict(status).items()
+    }
+
+
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat()

@@ -1,0 +1,1 @@
+"""The outflow: the oplog to WebSocket subscribers, machines and browsers."""

@@ -1,0 +1,231 @@
+"""The machine route: a shell around ``mirror.session`` that takes in, asks the hub, and puts out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+
+from asgiref.sync import sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from mirror import oplog, tokens
+from mirror.conf import conf
+from mirror.errors import (
+    ConfigurationError,
+    Malformed,
+    MirrorError,
+    RemoteProtocolError,
+    Silent,
+    Superseded,
+    UnsupportedProtocol,
+)
+from mirror.models import Stream
+from mirror.session import Limits, Role, Session
+from mirror.wire import SUBPROTOCOL, Ack, Error, Frame, Heartbeat, Message, Subscribe, Subscribed
+from streamer.hub import Hub, Tail, hub
+from streamer.presence import Presence, present
+
+logger = logging.getLogger("mirror.streamer")
+
+#: Who follows which stream in this process: a mirror that comes again takes its own place.
+_following: dict[tuple[str, str, str], StreamConsumer] = {}
+
+
+class StreamConsumer(AsyncWebsocketConsumer):
+    """One mirror's connection. Dispatch is serial, so the long work is a task of its own."""
+
+    async def connect(self) -> None:
+        settings = conf()
+        self.hub: Hub = hub()
+        self.session = Session(
+            Role.SOURCE,
+            Limits(window=settings.window_bytes, frame=settings.frame_bytes, change=settings.change_bytes),
+        )
+        self.work: asyncio.Task[None] | None = None
+        self.heard = asyncio.get_running_loop().time()
+        self.acked = asyncio.Event()
+        self.token = await self._authenticate()
+        if self.token is None:
+            await self.close()
+            return
+        if SUBPROTOCOL not in self.scope["subprotocols"]:
+            await self.accept()
+            await self._refuse(UnsupportedProtocol())
+            return
+        await self.accept(SUBPROTOCOL)
+        try:
+            await sync_to_async(self.hub.start)()
+        except ConfigurationError as error:
+            logger.error("nothing is streamed: %s", error)
+            await self._refuse(ConfigurationError("the source's settings are wrong; its log says how"))
+            return
+        self._begin(self._expect_subscribe())
+
+    async def _authenticate(self) -> str | None:
+        headers = dict(self.scope["headers"])
+        # A browser always says where its page came from; this route is for machines.
+        if b"origin" in headers:
+            return None
+        scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        token = await self.hub.call(lambda: tokens.authenticate(secret.strip()))
+        return token.name if token else None
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        try:
+            if text_data is None:
+                raise Malformed("a binary frame")
+            message = self.session.receive(text_data)
+            if isinstance(message, Subscribe):
+                self._begin(self._stream(message))
+            elif isinstance(message, Ack):
+                self.acked.set()
+            elif isinstance(message, Error):
+                logger.info("mirror %s leaves: %s %s", self.token, message.code, message.message)
+                await self.close()
+        except RemoteProtocolError as error:
+            await self._refuse(error)
+
+    async def disconnect(self, code: int) -> None:
+        await self._end()
+
+    # The task
+
+    def _begin(self, work: Awaitable[None]) -> None:
+        if self.work is not None:
+            self.work.cancel()
+        self.work = asyncio.ensure_future(self._guard(work))
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except MirrorError as error:
+            await self._refuse(error)
+        except Exception:
+            logger.exception("the stream to mirror %s failed", self.token)
+            await self._refuse(MirrorError("the source failed; its log says why"))
+
+    async def _end(self) -> None:
+        work, self.work = self.work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
+            await asyncio.wait([work])
+
+    async def _expect_subscribe(self) -> None:
+        await asyncio.sleep(conf().deadline)
+        raise Silent("nothing was asked for")
+
+    async def _stream(self, request: Subscribe) -> None:
+        stream = await self.hub.call(lambda: oplog.stream_for(request.stream, self.hub.using))
+        place = (self.token or "", str(stream.uuid), request.mirror)
+        await self._take_place(place)
+        try:
+            with self.hub.listen(stream) as (tail, grown):
+                await self._answer(request, stream, tail)
+                presence = Presence(
+                    token=place[0],
+                    stream=place[1],
+                    mirror=place[2],
+                    since=time.time(),
+                    cursor=self.session.cursor,
+                    position=self.session.position,
+                )
+                with present(presence):
+                    await self._pump(tail, grown, presence)
+        finally:
+            if _following.get(place) is self:
+                del _following[place]
+
+    async def _take_place(self, place: tuple[str, str, str]) -> None:
+        former = _following.get(place)
+        _following[place] = self
+        if former is not None:
+            await former.superseded()
+
+    async def superseded(self) -> None:
+        await self._refuse(Superseded("the same mirror has connected again"))
+
+    async def _answer(self, request: Subscribe, stream: Stream, tail: Tail) -> None:
+        def place() -> tuple[int, int, str]:
+            if request.cursor is None:
+                return oplog.seek(stream, request.seek)
+            mark = request.mark or ""
+            return request.cursor, oplog.resume(stream, request.cursor, mark), mark
+
+        cursor, position, mark = await self.hub.call(place)
+        await self._say(
+            Subscribed(
+                stream=str(stream.uuid),
+                outcome="started" if request.cursor is None else "resumed",
+                cursor=cursor,
+                position=position,
+                mark=mark,
+                head=max(tail.head, stream.head),
+                head_position=max(tail.head_position, stream.position),
+                now=_now(),
+            )
+        )
+
+    async def _pump(self, tail: Tail, grown: asyncio.Event, presence: Presence) -> None:
+        while True:
+            grown.clear()
+            segment = tail.after(self.session.cursor)
+            found = [segment] if segment else []
+            if not found and self.session.cursor < tail.head:
+                found = await self.hub.page(tail, self.session.cursor)
+            for segment in found:
+                for frame in segment.frames:
+                    await self._await_credit(tail, presence)
+                    await self._say(frame)
+            self._note(presence)
+            if not found:
+                await self._idle(grown, tail, presence)
+
+    async def _await_credit(self, tail: Tail, presence: Presence) -> None:
+        while not self.session.ready:
+            self.acked.clear()
+            self._note(presence)
+            await self._idle(self.acked, tail, presence)
+
+    async def _idle(self, event: asyncio.Event, tail: Tail, presence: Presence) -> None:
+        """Wait for something to do; say that we live; notice when the other side does not."""
+        try:
+            async with asyncio.timeout(conf().heartbeat):
+                await event.wait()
+        except TimeoutError:
+            silence = asyncio.get_running_loop().time() - self.heard
+            if silence > conf().deadline:
+                raise Silent(f"nothing was heard for {silence:.0f} s") from None
+            await self._say(Heartbeat(head=tail.head, head_position=tail.head_position, now=_now()))
+        self._note(presence)
+
+    def _note(self, presence: Presence) -> None:
+        presence.cursor = self.session.acked
+        presence.outstanding = self.session.outstanding
+
+    # Putting out
+
+    async def _say(self, message: Message | Frame) -> None:
+        await self.send(text_data=self.session.send(message))
+
+    async def _refuse(self, error: MirrorError) -> None:
+        """The code goes in a message: daphne passes no close reason."""
+        logger.warning("mirror %s refused: %s: %s", self.token, error.code, error)
+        await self._end()
+        await self.send(text_data=self.session.send(Error(code=error.code, message=str(error))))
+        await self.close(error.close_code)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+class NoSuchRoute(AsyncWebsocketConsumer):
+    """Refuses any other path with 403; without it daphne would answer 500, which looks like a fault."""
+
+    async def connect(self) -> None:
+        await self.close()

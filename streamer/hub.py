@@ -1,0 +1,250 @@
+"""One per process: a thread with its own connection that sequences, reads the oplog once for everybody
+and wakes the consumers.
+
+New changes are kept as encoded segments in a bounded ring per stream. A subscriber that is level takes
+them from there; one that is not reads pages until its cursor meets the ring. What wakes it is only a
+hint: the cursor decides what comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+from django.core.checks import ERROR, run_checks
+from django.db import connections
+from django.db.utils import DatabaseError, InterfaceError
+
+from mirror import oplog, oplogger
+from mirror.checks import TAG
+from mirror.conf import conf
+from mirror.doorbell import Doorbell, doorbell_for
+from mirror.errors import ConfigurationError
+from mirror.models import Stream
+from mirror.sequencer import Sequencer, guarded_step
+from mirror.wire import Segment, segments
+
+logger = logging.getLogger("mirror.streamer")
+
+_PAGE = 2000
+_PAGE_BYTES = 1024 * 1024
+#: After an unforeseen error the thread looks again, but not at once.
+_AFTER_ERROR = 1.0
+
+#: After this many looks in vain the next ones are this much rarer.
+_QUIET_LOOKS = 500
+_QUIET_FACTOR = 2.5
+#: Under a steady load the log lines are told every so many turns.
+_TURNS_UNTOLD = 20
+
+T = TypeVar("T")
+Listener = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+
+
+class Tail:
+    """The newest segments of one stream, by the cursor they follow. Written by one thread only."""
+
+    def __init__(self, stream_id: int, head: int, head_position: int, ring_bytes: int) -> None:
+        self.stream_id = stream_id
+        self.head = head
+        self.head_position = head_position
+        self._ring_bytes = ring_bytes
+        self._ring: OrderedDict[int, Segment] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def push(self, segment: Segment) -> None:
+        with self._lock:
+            self._ring[segment.prev] = segment
+            self._size += segment.size
+            while self._size > self._ring_bytes and len(self._ring) > 1:
+                self._size -= self._ring.popitem(last=False)[1].size
+            self.head, self.head_position = segment.last, segment.position
+
+    def after(self, cursor: int) -> Segment | None:
+        with self._lock:
+            return self._ring.get(cursor)
+
+    def joins_after(self, cursor: int) -> int | None:
+        """The oldest cursor beyond this one from which the ring goes on."""
+        with self._lock:
+            return next((prev for prev in self._ring if prev > cursor), None)
+
+
+class Hub:
+    """Sequencer, tails and listeners of this process."""
+
+    def __init__(self, using: str, *, sequencer: Sequencer | None) -> None:
+        self.using = using
+        self._sequencer = sequencer
+        self._tails: dict[int, Tail] = {}
+        self._listeners: dict[int, set[Listener]] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._asked = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._quiet = 0
+        self._untold = 0
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="mirror-reader")
+
+    # For the consumers
+
+    def start(self) -> None:
+        """Raises ConfigurationError: daphne runs no system checks, and what they forbid must not leave."""
+        with self._lock:
+            if self._thread is None:
+                _check()
+                self._thread = threading.Thread(target=self._run, name="mirror-hub", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._readers.shutdown()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run database work on a reader thread, never on the one that every consumer shares."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, _own_connections(function))
+
+    @contextmanager
+    def listen(self, stream: Stream) -> Iterator[tuple[Tail, asyncio.Event]]:
+        """The stream's tail, and an event that is set when it grew."""
+        listener = (asyncio.get_running_loop(), asyncio.Event())
+        with self._lock:
+            tail = self._tails.get(stream.pk)
+            if tail is None:
+                tail = Tail(stream.pk, stream.head, stream.position, conf().ring_bytes)
+                self._tails[stream.pk] = tail
+            self._listeners.setdefault(stream.pk, set()).add(listener)
+        self._asked.set()  # what was committed since the stream's row was read rings no bell
+        try:
+            yield tail, listener[1]
+        finally:
+            with self._lock:
+                self._listeners[stream.pk].discard(listener)
+                if not self._listeners[stream.pk]:
+                    del self._listeners[stream.pk], self._tails[stream.pk]
+
+    async def page(self, tail: Tail, cursor: int) -> list[Segment]:
+        """Segments after a cursor that the ring does not continue, up to where it does."""
+        return await self.call(lambda: self._read_page(tail, cursor))
+
+    def _read_page(self, tail: Tail, cursor: int) -> list[Segment]:
+        joins = tail.joins_after(cursor)
+        entries = oplog.read(tail.stream_id, cursor, self.using, limit=_PAGE, max_bytes=_PAGE_BYTES)
+        if joins is not None:
+            entries = [entry for entry in entries if entry.ts <= joins]
+        return list(
+            segments(
+                cursor,
+                entries,
+                head=tail.head,
+                head_position=tail.head_position,
+                frame_bytes=conf().frame_bytes,
+            )
+        )
+
+    # The thread
+
+    def _run(self) -> None:
+        doorbell = doorbell_for(connections[self.using])
+        while not self._stopped.is_set():
+            try:
+                # Not an event's wait: its wake-up costs several times as much, hundreds of times a second.
+                time.sleep(self._turn(doorbell))
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("the database is not available to the streamer: %s", error)
+                connections[self.using].close()
+                self._stopped.wait(_AFTER_ERROR)
+            except Exception:
+                # Whatever it is, the stream must go on when its cause is gone.
+                logger.exception("the streamer's thread failed and goes on")
+                self._stopped.wait(_AFTER_ERROR)
+        doorbell.close()
+        connections[self.using].close()
+
+    def _turn(self, doorbell: Doorbell) -> float:
+        """One look; return the seconds until the next."""
+        if not doorbell.rang() and not self._asked.is_set():
+            self._quiet += 1
+            return doorbell.interval * (1 if self._quiet < _QUIET_LOOKS else _QUIET_FACTOR)
+        self._asked.clear()
+        moved = guarded_step(self._sequencer) if self._sequencer is not None else 0
+        self.step()
+        # The lines can wait until the consumers, who share the interpreter's lock, have sent the changes.
+        self._untold += 1
+        if not moved or self._untold >= _TURNS_UNTOLD:
+            oplogger.tell(self.using)
+            self._untold = 0
+        if moved:
+            self._quiet = 0
+        return conf().sequencer_pause if moved else doorbell.interval
+
+    def step(self) -> None:
+        """Read what every tail lacks, and wake those who wait for it."""
+        with self._lock:
+            tails = list(self._tails.values())
+        for tail in tails:
+            while self._extend(tail):
+                self._wake(tail.stream_id)
+
+    def _extend(self, tail: Tail) -> bool:
+        entries = oplog.read(tail.stream_id, tail.head, self.using, limit=_PAGE, max_bytes=_PAGE_BYTES)
+        if not entries:
+            return False
+        last = entries[-1]
+        for segment in segments(
+            tail.head,
+            entries,
+            head=last.ts,
+            head_position=last.position,
+            frame_bytes=conf().frame_bytes,
+        ):
+            tail.push(segment)
+        return True
+
+    def _wake(self, stream_id: int) -> None:
+        with self._lock:
+            listeners = list(self._listeners.get(stream_id, ()))
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        for loop, event in listeners:
+            by_loop.setdefault(loop, []).append(event)
+        for loop, events in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_set_all, events)
+
+
+def _check() -> None:
+    problems = [message for message in run_checks(tags=[TAG]) if message.level >= ERROR]
+    if problems:
+        raise ConfigurationError("; ".join(f"{problem.id}: {problem.msg}" for problem in problems))
+
+
+def _set_all(events: list[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
+def _own_connections(function: Callable[[], T]) -> Callable[[], T]:
+    def call() -> T:
+        for connection in connections.all(initialized_only=True):
+            connection.close_if_unusable_or_obsolete()
+        return function()
+
+    return call
+
+
+@cache
+def hub() -> Hub:
+    """This process's hub, not yet started."""
+    using = conf().database
+    return Hub(using, sequencer=Sequencer(using) if conf().capture else None)

@@ -1,0 +1,36 @@
+"""Who is connected to this process: the mirrors that follow a stream here, for status and dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Presence:
+    """One connected mirror. Times are epoch seconds, sizes bytes."""
+
+    token: str
+    mirror: str
+    stream: str
+    since: float
+    cursor: int = 0
+    position: int = 0
+    outstanding: int = 0
+
+
+_present: dict[int, Presence] = {}
+
+
+@contextmanager
+def present(presence: Presence) -> Iterator[Presence]:
+    _present[id(presence)] = presence
+    try:
+        yield presence
+    finally:
+        del _present[id(presence)]
+
+
+def connected() -> list[Presence]:
+    return list(_present.values())

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+
+from client.follower import Follower
+from mirror.changes import Op
+from mirror.errors import Superseded
+from mirror.models import Oplog, Source, SourceState
+from tests.client.memory import MemorySource, settings, world
+from tests.project.shop.models import Ticket
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def ticket(text: str = "", key: uuid.UUID | None = None, op: Op = Op.SAVE) -> Any:
+    return op, "shop.ticket", str(key or uuid.uuid4()), {"text": text, "secret": ""}
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource()
+
+
+@pytest.fixture
+def row() -> Source:
+    return Source.objects.create(name="shop", url="ws://shop.example/mirror/stream/", token="t")
+
+
+Follow = Callable[..., Follower]
+
+
+@pytest.fixture
+async def follow(source: MemorySource, row: Source) -> AsyncIterator[Follow]:
+    running: list[tuple[Follower, asyncio.Task[None]]] = []
+
+    def start(**changes: object) -> Follower:
+        conf = settings(**{"heartbeat": 0.05, "deadline": 5.0, **changes})
+        follower = Follower(row.pk, row.name, conf, world(source))
+        running.append((follower, asyncio.create_task(follower.run())))
+        return follower
+
+    yield start
+    for follower, task in running:
+        follower.stop()
+        await asyncio.wait([task])
+        if not task.cancelled() and not isinstance(task.exception(), Superseded):
+            task.result()
+
+
+@sync_to_async
+def texts() -> list[str]:
+    return sorted(Ticket.objects.values_list("text", flat=True))
+
+
+@sync_to_async
+def reread(row: Source) -> Source:
+    return Source.objects.select_related("stream").get(pk=row.pk)
+
+
+async def until(condition: Callable[[], Any]) -> Any:
+    """Wait for what the follower does on its own thread; the limit is for a defect only."""
+    async with asyncio.timeout(20):
+        while True:
+            found = condition()
+            if asyncio.iscoroutine(found):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
+
+
+async def level(row: Source, source: MemorySource) -> Source:
+    async def reached() -> Source | None:
+        now = await reread(row)
+        return now if now.cursor == source.head and now.state == SourceState.LIVE else None
+
+    found = await until(reached)
+    assert isinstance(found, Source)
+    return found
+
+
+async def test_what_the_source_has_and_what_it_gets_is_applied_and_acknowledged(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("first"), ticket("second"))
+    follow()
+    await level(row, source)
+    source.add(ticket("third"))
+    now = await level(row, source)
+    assert await texts() == ["first", "second", "third"]
+    assert now.position == 3
+    assert str(now.stream.uuid) == source.stream
+    await until(lambda: source.acks and source.acks[-1].cursor == source.head)
+
+
+async def test_it_goes_on_exactly_where_it_was_whenever_the_line_breaks(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    for number in range(200):
+        source.add(ticket(f"{number:03}" + "x" * 500), ticket(f"{number:03}" + "y" * 500))
+    source.frames_until_cut = [random.Random(number).randrange(12) for number in range(60)]
+    follow()
+    now = await level(row, source)
+    assert len(await texts()) == 400
+    assert now.position == 400
+    assert source.connections > 20
+    copied = await sync_to_async(lambda: list(Oplog.objects.order_by("ts").values_list("ts", "body")))()
+    assert copied == [(entry.ts, entry.body) for entry in source.entries]
+
+
+async def test_a_group_larger_than_the_window_flows_and_is_applied_whole(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.window = 10_000
+    source.add(*[ticket("z" * 400) for _ in range(300)])
+    source.add(ticket("after"))
+    follow()
+    await level(row, source)
+    assert len(await texts()) == 301
+    assert source.most_outstanding < 10_000 + source.frame_bytes
+
+
+async def test_a_change_larger_than_the_window_comes_in_fragments(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.window = 10_000
+    text = 'ünï"\\\n' * 20_000
+    source.add(ticket("before"), ticket(text), ticket("with it"))
+    follow()
+    await level(row, source)
+    assert await texts() == sorted(["before", text, "with it"])
+
+
+async def test_silence_is_noticed_and_said(source: MemorySource, row: Source, follow: Follow) -> None:
+    source.mute = True
+    source.add(ticket("a"))
+    follow(deadline=0.2)
+
+    async def stalled() -> bool:
+        now = await reread(row)
+        return (now.state, now.error_code) == (SourceState.STALLED, "silent")
+
+    await until(stalled)
+    source.mute = False
+    await level(row, source)
+    assert (await reread(row)).error_code == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        ("pruned", SourceState.HALTED),
+        ("forked", SourceState.HALTED),
+        ("unauthorized", SourceState.REFUSED),
+        ("unknown_stream", SourceState.REFUSED),
+        ("unsupported_protocol", SourceState.REFUSED),
+        ("silent", SourceState.STALLED),
+        ("error", SourceState.CONNECTING),
+    ],
+)
+async def test_a_refusal_is_shown_with_its_code_and_tried_again(
+    source: MemorySource, row: Source, follow: Follow, code: str, state: SourceState
+) -> None:
+    source.refusals = [code] * 3
+    seen = []
+    follower = follow()
+    tell = follower.books.report
+
+    def spy(state: SourceState, since: Any, **values: Any) -> None:
+        seen.append((state, values["error_code"]))
+        tell(state, since, **values)
+
+    follower.books.report = spy  # type: ignore[method-assign]
+    source.add(ticket("in the end"))
+    await level(row, source)
+    assert (state, code) in seen
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda text: text.replace('"batch"', '"bitch"'), "malformed"),
+        (lambda text: text.replace('"prev":0', '"prev":7'), "gap"),
+        (lambda text: text.replace('"position":1,', '"position":5,'), "gap"),
+        (lambda text: text.replace('"ends":[1', '"ends":[2'), "gap"),
+        (lambda text: text.replace('"ts":', '"ts":null,"was":'), "malformed"),
+        (lambda text: text + " " * 400_000, "oversized"),
+    ],
+)
+async def test_a_source_that_breaks_the_protocol_is_told_so_and_nothing_is_kept(
+    source: MemorySource, row: Source, follow: Follow, spoil: Callable[[str], str], code: str
+) -> None:
+    source.add(ticket("good"))
+    source.spoil = spoil
+    follow()
+    await until(lambda: source.errors)
+    assert source.errors[0].code == code
+    assert await texts() == []
+    source.spoil = str
+    await level(row, source)
+    assert await texts() == ["good"]
+
+
+async def test_what_cannot_be_applied_halts_visibly_and_keeps_nothing_of_the_group(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("before"))
+    source.add(ticket("same group"), (Op.SAVE, "shop.nosuch", 1, {}))
+    follow()
+
+    async def halted() -> Source | None:
+        now = await reread(row)
+        return now if now.state == SourceState.HALTED else None
+
+    now = await until(halted)
+    assert now.error_code == "unknown_model"
+    assert "shop.nosuch" in now.error_text
+    assert await texts() in ([], ["before"])  # one transaction may have taken both groups
+
+
+async def test_a_newer_process_takes_over_and_the_older_one_leaves(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("a"))
+    older = follow()
+    await level(row, source)
+    newer = Follower(row.pk, row.name, older.settings, older.world)
+    task = asyncio.create_task(newer.run())
+    await asyncio.wait_for(newer.level.wait(), 20)
+    source.add(ticket("b"))
+    await level(row, source)
+    assert await texts() == ["a", "b"]
+    newer.stop()
+    await task
+
+
+async def test_another_stream_under_the_same_name_is_never_followed(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("a"))
+    first = follow()
+    await level(row, source)
+    first.stop()
+
+    async def stopped() -> bool:
+        return (await reread(row)).state == SourceState.STOPPED
+
+    await until(stopped)
+    source.stream = str(uuid.uuid4())
+    source.add(ticket("b"))
+
+    async def halted() -> bool:
+        now = await reread(row)
+        return (now.state, now.error_code) == (SourceState.HALTED, "forked")
+
+    follow()
+    await until(halted)
+    assert await texts() == ["a"]
+
+
+async def test_stopping_says_so(source: MemorySource, row: Source, follow: Follow) -> None:
+    source.add(ticket("a"))
+    follower = follow()
+    await level(row, source)
+    follower.stop()
+
+    async def stopped() -> bool:
+        return (await reread(row)).state == SourceState.STOPPED
+
+    await until(stopped)

@@ -1,0 +1,194 @@
+"""Databases for the record: real files and servers with real commits, nothing rolled back behind the test.
+
+``source`` is the default database with its triggers; ``centre`` is another one, without. Both are copies
+of a template that was migrated once. ``centre`` runs on each vendor that a test asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import OperationalError
+
+from mirror import capture, oplogger
+from tests.fakes import Centre, Recorded
+
+_SQLITE_OPTIONS = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=OFF;",
+}
+
+VENDORS = [
+    "sqlite",
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+
+
+def sqlite(path: Path) -> dict[str, Any]:
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": dict(_SQLITE_OPTIONS)}
+
+
+def server(vendor: str, name: str) -> dict[str, Any]:
+    if vendor == "postgresql":
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": name,
+            "USER": "postgres",
+            "HOST": "127.0.0.1",
+            "PORT": "5432",
+        }
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": name,
+        "USER": "root",
+        "HOST": "127.0.0.1",
+        "PORT": "3306",
+        "OPTIONS": {"charset": "utf8mb4"},
+    }
+
+
+@contextmanager
+def attached(alias: str, database: dict[str, Any]) -> Iterator[BaseDatabaseWrapper]:
+    """Give an alias another database for a while, in every thread."""
+    before = connections.settings.get(alias), getattr(connections._connections, alias, None)
+    complete = connections.configure_settings({"default": {}, alias: database})
+    connections.settings[alias] = complete[alias]
+    connections[alias] = connections.create_connection(alias)
+    try:
+        yield connections[alias]
+    finally:
+        connections[alias].close()
+        del connections[alias], connections.settings[alias]
+        if before[0] is not None:
+            connections.settings[alias] = before[0]
+        if before[1] is not None:
+            connections[alias] = before[1]
+
+
+# SQLite
+
+
+@pytest.fixture(scope="session")
+def _templates(tmp_path_factory, django_db_blocker) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("templates")
+    paths = {"source": directory / "source.sqlite3", "centre": directory / "centre.sqlite3"}
+    with django_db_blocker.unblock():
+        with attached("default", sqlite(paths["source"])) as connection:
+            call_command("migrate", verbosity=0)
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(paths["source"], paths["centre"])
+        with attached("default", sqlite(paths["centre"])) as connection:
+            for name in capture.WRITERS["sqlite"].installed(connection):
+                with connection.cursor() as cursor:
+                    cursor.execute(f'DROP TRIGGER "{name}"')
+            with connection.cursor() as cursor:
+                cursor.execute("DELETE FROM mirror_stream")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return paths
+
+
+@pytest.fixture
+def source_path(_templates, tmp_path) -> Path:
+    return shutil.copy(_templates["source"], tmp_path / "source.sqlite3")
+
+
+@pytest.fixture
+def source(source_path, django_db_blocker) -> Iterator[Recorded]:
+    """The default database: a source with its triggers."""
+    oplogger.forget()
+    with django_db_blocker.unblock(), attached("default", sqlite(source_path)):
+        yield Recorded("default")
+
+
+# The centre, on any vendor
+
+
+@pytest.fixture
+def vendor(request) -> str:
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def centre_database(vendor, request, tmp_path) -> dict[str, Any]:
+    if vendor == "sqlite":
+        templates = request.getfixturevalue("_templates")
+        return sqlite(shutil.copy(templates["centre"], tmp_path / "centre.sqlite3"))
+    return request.getfixturevalue(f"_{vendor}")
+
+
+@pytest.fixture
+def centre(centre_database, vendor, django_db_blocker) -> Iterator[Centre]:
+    """Another database, which follows a source named paris."""
+    with django_db_blocker.unblock(), attached("centre", centre_database) as connection:
+        if vendor != "sqlite":
+            _empty(connection)
+        yield Centre("centre")
+
+
+@pytest.fixture(scope="session")
+def _postgresql(django_db_blocker) -> Iterator[dict[str, Any]]:
+    with django_db_blocker.unblock():
+        yield from _served("postgresql", "postgres")
+
+
+@pytest.fixture(scope="session")
+def _mariadb(django_db_blocker) -> Iterator[dict[str, Any]]:
+    import pymysql
+
+    pymysql.version_info = (2, 2, 4, "final", 0)  # what Django asks of mysqlclient
+    pymysql.install_as_MySQLdb()
+    with django_db_blocker.unblock():
+        yield from _served("mariadb", "mysql")
+
+
+def _served(vendor: str, maintenance: str) -> Iterator[dict[str, Any]]:
+    """A migrated database on a server, which goes with the test run."""
+    name = f"livemirror_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
+    try:
+        _execute(vendor, maintenance, f"CREATE DATABASE {name}")
+    except OperationalError as error:
+        reason = f"no {vendor} server on loopback: {error}"
+        if os.environ.get("MIRROR_REQUIRE_SERVICES") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        with attached("centre", server(vendor, name)):
+            call_command("migrate", database="centre", verbosity=0)
+        yield server(vendor, name)
+    finally:
+        _execute(vendor, maintenance, f"DROP DATABASE {name}")
+
+
+def _execute(vendor: str, database: str, sql: str) -> None:
+    with (
+        attached("maintenance", server(vendor, database)) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
+        cursor.execute(sql)
+
+
+def _empty(connection: BaseDatabaseWrapper) -> None:
+    kept = {"django_migrations", "django_content_type", "auth_permission"}
+    tables = [name for name in connection.introspection.table_names() if name not in kept]
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            names = ", ".join(f'"{name}"' for name in tables)
+            cursor.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+            return
+        cursor.execute("SET foreign_key_checks = 0")
+        for name in tables:
+            # Not TRUNCATE: creating the file anew takes 20 ms a table.
+            cursor.execute(f"DELETE FROM `{name}`")
+        cursor.execute("SET foreign_key_checks = 1")

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mirror.models import Outbox, Source, Stream
+from mirror.status import collect
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOW_TS = int(NOW.timestamp()) * 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def _no_local_stream():
+    Stream.objects.all().delete()
+
+
+def source_status(**fields):
+    Source.objects.create(**{"name": "shop", "url": "ws://shop/", "token": "t", **fields})
+    (status,) = collect(NOW).sources
+    return status
+
+
+def test_a_server_without_anything_is_ok():
+    status = collect(NOW)
+    assert (status.stream, status.sources, status.ok) == (None, (), True)
+
+
+def test_the_local_stream_shows_its_head_and_what_waits():
+    stream = Stream.objects.create(local=True, head=5, position=2)
+    Stream.objects.create(local=None, head=9, position=9)
+    Outbox.objects.create(op="SAVE", model="shop.tag", captured_at=6, payload="{}")
+    here = collect(NOW).stream
+    assert (here.stream, here.head, here.position, here.waiting) == (str(stream.uuid), 5, 2, 1)
+
+
+def test_a_source_that_was_never_followed_is_neither_level_nor_bad():
+    status = source_status()
+    assert (status.state, status.seconds_behind, status.stream, status.bad) == ("new", None, None, False)
+
+
+def test_a_level_source_is_zero_seconds_behind_however_old_its_last_change_is():
+    status = source_status(
+        state="live", heard_at=NOW, cursor=7, head=7, position=3, head_position=3, clock_offset=0
+    )
+    assert (status.changes_behind, status.seconds_behind) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "offset", "seconds"),
+    [
+        (NOW_TS - 2_500_000, 0, 2.5),
+        (NOW_TS - 2_500_000, 1_000_000, 3.5),  # the source's clock is ahead: its change is older
+        (NOW_TS + 2_000_000, 0, 0.0),  # never negative
+        (0, 0, None),  # nothing applied yet: since 1970 would be no answer
+    ],
+)
+def test_seconds_behind_is_the_age_of_the_cursor_on_the_clock_of_the_source(cursor, offset, seconds):
+    status = source_status(
+        state="catching_up",
+        heard_at=NOW,
+        cursor=cursor,
+        head=NOW_TS + 9_000_000,
+        head_position=12,
+        position=2,
+        clock_offset=offset,
+    )
+    assert (status.seconds_behind, status.changes_behind) == (seconds, 10)
+
+
+@pytest.mark.parametrize(
+    ("state", "silence", "shown"),
+    [
+        ("live", 15, "live"),  # exactly the deadline
+        ("live", 16, "stalled"),
+        ("catching_up", 16, "stalled"),
+        ("live", None, "stalled"),
+        ("live", -3600, "live"),  # the clock was set back
+        ("connecting", 16, "connecting"),  # says by itself that it hears nothing
+        ("stopped", 16, "stopped"),
+        ("halted", 1, "halted"),
+    ],
+)
+def test_a_source_whose_runner_is_gone_is_shown_as_stalled(state, silence, shown):
+    heard_at = None if silence is None else NOW - timedelta(seconds=silence)
+    assert source_status(state=state, heard_at=heard_at).state == shown
+
+
+def test_a_source_whose_runner_is_gone_says_since_when_and_asks_for_the_runner():
+    heard_at = NOW - timedelta(hours=1)
+    status = source_status(state="live", heard_at=heard_at, state_since=NOW - timedelta(days=1))
+    assert status.since == heard_at
+    assert "runmirror" in status.error_text
+
+
+@pytest.mark.parametrize("state", ["stalled", "refused", "halted"])
+def test_states_that_need_a_human_are_not_ok(state):
+    assert source_status(state=state).bad
+    assert not collect(NOW).ok
+
+
+@pytest.mark.parametrize("state", ["new", "connecting", "stopped"])
+def test_other_states_are_ok(state):
+    source_status(state=state)
+    assert collect(NOW).ok
+
+
+def test_the_json_object_is_stable():
+    stream = Stream.objects.create(local=True, head=5, position=2)
+    source_status(state="live", heard_at=NOW, cursor=7, head=7, error_code="pruned", error_text="gone")
+    assert json.loads(json.dumps(collect(NOW).as_json())) == {
+        "version": 1,
+        "now": "2026-01-01T12:00:00+00:00",
+        "ok": True,
+        "stream": {"stream": str(stream.uuid), "head": 5, "position": 2, "waiting": 0},
+        "sources": [
+            {
+                "name": "shop",
+                "state": "live",
+                "since": None,
+                "stream": None,
+                "cursor": 7,
+                "head": 7,
+                "position": 0,
+                "head_position": 0,
+                "changes_behind": 0,
+                "seconds_behind": 0.0,
+                "heard_at": "2026-01-01T12:00:00+00:00",
+                "error_code": "pruned",
+                "error_text": "gone",
+                "attempts": 0,
+                "next_try_at": None,
+                "skipped": 0,
+            }
+        ],
+    }
+
+
+def test_collecting_costs_three_queries_however_many_sources(django_assert_num_queries):
+    Stream.objects.create(local=True)
+    for name in ("a", "b", "c"):
+        Source.objects.create(name=name, url="ws://shop/", token="t", stream=Stream.objects.create())
+    with django_assert_num_queries(3):
+        collect(NOW)
+
+
+def test_the_token_is_in_no_status():
+    source_status(token="0123456789abcdef.secret")
+    assert "secret" not in str(collect(NOW)) + json.dumps(collect(NOW).as_json())

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mirror.models import SourceState
+from mirror.status import SourceStatus
+from streamer.cards import Card, Follower, source_card
+from streamer.pace import Pace
+from tests.streamer.records import NOW, SECOND, moment
+
+LEVEL = SourceStatus(
+    name="paris",
+    state="live",
+    since=moment(NOW),
+    stream="s",
+    cursor=NOW,
+    head=NOW,
+    position=10,
+    head_position=10,
+    changes_behind=0,
+    seconds_behind=0.0,
+    heard_at=moment(NOW),
+    error_code="",
+    error_text="",
+    attempts=0,
+    next_try_at=None,
+    skipped=0,
+)
+
+
+def card(
+    *, came: int = 0, level_at: int | None = None, mirrors: list[Follower] | None = None, **state: Any
+) -> Card:
+    pace = Pace(0, known_from=0, counted={NOW // (5 * SECOND): came})
+    return source_card(replace(LEVEL, **state), pace=pace, level_at=level_at, mirrors=mirrors or [], now=NOW)
+
+
+def test_times_are_epoch_microseconds_and_exact() -> None:
+    shown = card(since=moment(NOW + 1), heard_at=moment(NOW + 2), next_try_at=moment(NOW + 3))
+    assert (shown.since, shown.heard_at, shown.next_try_at) == (NOW + 1, NOW + 2, NOW + 3)
+
+
+@pytest.mark.parametrize("state", SourceState.values)
+def test_every_state_has_words(state: str) -> None:
+    shown = card(state=state)
+    assert shown.state == state
+    assert shown.state_words
+
+
+@pytest.mark.parametrize(
+    ("came", "words"),
+    [
+        (0, "1,000 of 50,000"),
+        (500, "1,000 of 50,000, about 0:08:10 left"),
+    ],
+)
+def test_catching_up_says_how_far_it_is_and_how_long_it_takes(came: int, words: str) -> None:
+    shown = card(came=came, state="catching_up", position=1000, head_position=50_000, changes_behind=49_000)
+    assert shown.state_words == words
+
+
+@pytest.mark.parametrize(
+    ("of_cursor", "level_at", "seconds"),
+    [
+        (None, None, None),
+        (None, NOW - SECOND, None),  # nothing known of the cursor
+        (90.0, None, 90.0),
+        (90.0, NOW - 2 * SECOND, 2.0),
+        (1.0, NOW - 2 * SECOND, 1.0),
+        (1.0, NOW + SECOND, 0.0),  # heard while this look was under way
+    ],
+)
+def test_seconds_behind_is_the_smaller_of_two_upper_bounds(
+    of_cursor: float | None, level_at: int | None, seconds: float | None
+) -> None:
+    assert card(seconds_behind=of_cursor, level_at=level_at).seconds_behind == seconds
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "problem"),
+    [
+        ("", "", None),
+        ("pruned", "too old", ("pruned", "too old")),
+        ("", "nothing was heard", ("", "nothing was heard")),
+    ],
+)
+def test_the_last_error_is_shown_with_its_code(code: str, text: str, problem: tuple[str, str] | None) -> None:
+    error = card(error_code=code, error_text=text).last_error
+    assert (error and (error.code, error.text)) == problem
+
+
+def test_a_source_without_a_stream_has_no_pace() -> None:
+    shown = source_card(
+        replace(LEVEL, state="new", stream=None), pace=None, level_at=None, mirrors=[], now=NOW
+    )
+    assert (shown.rate, shown.spark) == (0.0, [])

@@ -1,0 +1,148 @@
+"""The hub without its thread: ``step`` is called by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from django.db import connection
+
+from mirror.changes import Change, Op, encode_change
+from mirror.models import Oplog, Stream
+from mirror.wire import Batch, Fragment, decode
+from streamer.hub import Hub, Tail
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream.objects.get_or_create(local=True)[0]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    made = Hub("default", sequencer=None)
+    yield made
+    made.stop()
+
+
+def grow(stream: Stream, count: int, *, size: int = 10) -> None:
+    """One group of ``count`` changes."""
+    for place in range(count):
+        stream.head += 1
+        stream.position += 1
+        body = encode_change(
+            Change(ts=stream.head, op=Op.SAVE, model="shop.counter", pk=1, fields={"value": "v" * size})
+        )
+        Oplog.objects.create(
+            stream=stream,
+            ts=stream.head,
+            position=stream.position,
+            op="SAVE",
+            model="shop.counter",
+            key="1",
+            ends_group=place == count - 1,
+            body=body,
+        )
+    stream.save()
+
+
+def ts_of(raw: msgspec.Raw) -> int:
+    return int(msgspec.json.decode(bytes(raw))["ts"])
+
+
+async def read_all(hub: Hub, tail: Tail, cursor: int) -> list[int]:
+    """What a subscriber would be sent after ``cursor``, as the timestamps of the changes."""
+    seen: list[int] = []
+    while True:
+        segment = tail.after(cursor)
+        found = [segment] if segment else await hub.page(tail, cursor)
+        if not found:
+            return seen
+        for segment in found:
+            assert segment.prev == cursor
+            for frame in segment.frames:
+                message = decode(frame.text)
+                if isinstance(message, Batch):
+                    seen += [ts_of(raw) for raw in message.changes]
+                elif isinstance(message, Fragment) and message.last:
+                    seen.append(message.ts)
+            cursor = segment.last
+
+
+@pytest.mark.parametrize("ring_bytes", [4096, 20_000, 8_000_000])
+@pytest.mark.parametrize("seed", range(5))
+def test_pages_join_the_ring_without_a_gap_or_a_repeat(
+    stream: Stream, hub: Hub, seed: int, ring_bytes: int, settings: object
+) -> None:
+    dice = random.Random(seed)
+    settings.MIRROR = {**settings.MIRROR, "RING_BYTES": ring_bytes, "FRAME_BYTES": 4096}  # type: ignore[attr-defined]
+    grow(stream, dice.randrange(1, 40))
+
+    async def subscribe() -> None:
+        with hub.listen(stream) as (tail, _grown):
+            for _ in range(12):
+                await asyncio.to_thread(
+                    _grow_in_thread, stream, dice.randrange(0, 30), dice.choice([5, 900, 9000])
+                )
+                if dice.random() < 0.7:
+                    await asyncio.to_thread(_step_in_thread, hub)
+                cursor = dice.randrange(0, stream.head + 1)
+                assert await read_all(hub, tail, cursor) == list(range(cursor + 1, stream.head + 1))
+
+    asyncio.run(subscribe())
+
+
+def _grow_in_thread(stream: Stream, count: int, size: int) -> None:
+    grow(stream, count, size=size)
+    connection.close()
+
+
+def _step_in_thread(hub: Hub) -> None:
+    hub.step()
+    connection.close()
+
+
+def test_a_listener_is_woken_when_the_stream_grew_and_only_then(stream: Stream, hub: Hub) -> None:
+    async def listen() -> None:
+        with hub.listen(stream) as (tail, grown):
+            await asyncio.to_thread(_step_in_thread, hub)
+            assert not grown.is_set()
+            await asyncio.to_thread(_grow_in_thread, stream, 3, 5)
+            await asyncio.to_thread(_step_in_thread, hub)
+            async with asyncio.timeout(5):
+                await grown.wait()
+            assert (tail.head, tail.head_position) == (stream.head, stream.position)
+
+    asyncio.run(listen())
+
+
+def test_the_ring_keeps_within_its_bytes(stream: Stream, hub: Hub, settings: object) -> None:
+    settings.MIRROR = {**settings.MIRROR, "RING_BYTES": 20_000, "FRAME_BYTES": 4096}  # type: ignore[attr-defined]
+
+    async def listen() -> int:
+        with hub.listen(stream) as (tail, _grown):
+            await asyncio.to_thread(_grow_in_thread, stream, 200, 500)
+            await asyncio.to_thread(_step_in_thread, hub)
+            kept = 0
+            cursor = tail.joins_after(0)
+            while cursor is not None and (segment := tail.after(cursor)):
+                kept += segment.size
+                cursor = segment.last
+            return kept
+
+    assert 0 < asyncio.run(listen()) <= 20_000
+
+
+def test_the_last_listener_takes_the_tail_with_it(stream: Stream, hub: Hub) -> None:
+    async def listen() -> None:
+        with hub.listen(stream) as (first, _), hub.listen(stream) as (second, _):
+            assert first is second
+        with hub.listen(stream) as (third, _):
+            assert third is not first
+
+    asyncio.run(listen())
