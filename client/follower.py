@@ -253,8 +253,10 @@ class Follower:
             while batches := self._take(connection):
                 # Once begun it is finished: a cancelled wait must not leave the thread at work alone.
                 await _finished(self._commit(connection, batches))
-            if connection.inbox:
-                await _finished(self._set_aside(connection))
+            # Before anything else can run: what comes now may be the end of the group.
+            aside, connection.inbox = connection.inbox, []
+            if aside:
+                await _finished(self._set_aside(connection, aside))
 
     def _take(self, connection: Connection) -> list[Batch]:
         """Batches from the inbox that end with a group, as many as one transaction should take."""
@@ -270,9 +272,8 @@ class Follower:
         connection.taken += sum(size for _, size in taken)
         return [batch for batch, _ in taken]
 
-    async def _set_aside(self, connection: Connection) -> None:
+    async def _set_aside(self, connection: Connection, aside: list[tuple[Batch, int]]) -> None:
         """An unfinished group: to the spool, so that it gets credit to go on."""
-        aside, connection.inbox = connection.inbox, []
         await self._call(lambda: self._spool.add(*(batch for batch, _ in aside)))
         connection.taken += sum(size for _, size in aside)
         await self._acknowledge(connection)

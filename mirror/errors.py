@@ -50,7 +50,8 @@ class MirrorError(Exception):
     """Something went wrong."""
 
     code = "error"
-    close_code = 1011
+    #: 4000 and above: autobahn, and so daphne, sends none of the protocol's own codes but 1000.
+    close_code = 4500
     retryable = True
 
     def __init__(self, detail: str = "") -> None:
@@ -88,7 +89,7 @@ class Oversized(RemoteProtocolError):
     """The frame, or the change it carries, is over the limit."""
 
     code = "oversized"
-    close_code = 1009
+    close_code = 4413
 
 
 class Unexpected(RemoteProtocolError):

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import F, Max
 
 from mirror.changes import mark_of
 from mirror.errors import Forked, Pruned, UnknownStream
 from mirror.models import Oplog, Stream
 from mirror.wire import Entry
+
+_KEY = Oplog._meta.get_field("key").max_length or 200
+
+
+def fit_key(key: str) -> str:
+    """A row's key as the oplog's column holds it: a longer one ends in a digest of the whole."""
+    return key if len(key) <= _KEY else f"{key[: _KEY - 17]}~{mark_of(key)}"
 
 
 def stream_for(uuid: str | None, using: str) -> Stream:
@@ -82,7 +89,9 @@ def prune(stream: Stream, *, before: int) -> int:
     """
     using = stream._state.db
     with transaction.atomic(using=using):
-        kept = Stream.objects.using(using).select_for_update().get(pk=stream.pk)
+        # First a write: see Sequencer._lock.
+        Stream.objects.using(using).filter(pk=stream.pk).update(anchor=F("anchor"))
+        kept = Stream.objects.using(using).get(pk=stream.pk)
         changes = Oplog.objects.using(using).filter(stream=kept)
         ended = changes.filter(ts__lt=before, ends_group=True).exclude(ts=kept.head)
         last = ended.aggregate(last=Max("ts"))["last"]

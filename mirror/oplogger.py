@@ -7,9 +7,11 @@ write files know better, so the end of their file is read before the first line.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from django.db import transaction
 from django.db.models import F
@@ -18,6 +20,7 @@ from mirror.changes import log_line, parse_ts
 from mirror.models import Oplog, Stream
 
 LOGGER = logging.getLogger("oplogger")
+logger = logging.getLogger("mirror.oplogger")
 
 #: Lines told in one transaction: it holds the stream's row, on SQLite the database's write lock.
 _PAGE = 500
@@ -50,8 +53,11 @@ def _tell_page(using: str) -> int:
         stream = waiting.first()
         if stream is None:
             return 0
-        if _told.get((using, stream.pk)) != stream.logged:
-            stream.logged = max([stream.logged, *_ends_of_files()])
+        # Forgotten until it is committed: what was told in vain is in the files, and only there.
+        if _told.pop((using, stream.pk), None) != stream.logged:
+            # A later time than the head's is another history's: a source that was restored from a backup.
+            ends = [end for end in _ends_of_files() if end <= stream.head]
+            stream.logged = max([stream.logged, *ends])
         changes = Oplog.objects.using(using).filter(stream=stream, ts__gt=stream.logged).order_by("ts")
         page = list(changes.values_list("ts", "body")[:_PAGE])
         for _ts, body in page:
@@ -65,33 +71,44 @@ def _tell_page(using: str) -> int:
 def _ends_of_files() -> Iterator[int]:
     for handler in LOGGER.handlers:
         if isinstance(handler, logging.FileHandler):
-            yield from _end_of_file(handler.baseFilename)
-            # A file that was just rotated is empty; what was told last stands in the one before.
-            yield from _end_of_file(f"{handler.baseFilename}.1")
+            path = Path(handler.baseFilename)
+            end = _end_of_file(path, cut=True)
+            if end is None and (rotated := _rotated(path)):
+                # A file that was just rotated is empty; what was told last stands in the one before.
+                end = _end_of_file(rotated, cut=False)
+            if end is not None:
+                yield end
 
 
-def _end_of_file(path: str) -> Iterator[int]:
+def _rotated(path: Path) -> Path | None:
+    """The newest of the files that a rotating handler made of this one: ``.1``, or a date."""
+    older = path.parent.glob(f"{glob.escape(path.name)}.*")
+    return max(older, key=lambda found: found.stat().st_mtime_ns, default=None)
+
+
+def _end_of_file(path: Path, *, cut: bool) -> int | None:
     """The timestamp of the last whole line. Half a line, left by a kill, is cut off: it comes again."""
-    if not os.path.exists(path):
-        return
-    with open(path, "r+b") as file:
+    if not path.exists():
+        return None
+    with path.open("r+b" if cut else "rb") as file:
         size = file.seek(0, os.SEEK_END)
         start = max(0, size - _TAIL)
         while True:
             file.seek(start)
-            tail = file.read()
-            whole, newline, torn = tail.rpartition(b"\n")
+            whole, newline, torn = file.read().rpartition(b"\n")
             line_start = whole.rfind(b"\n")
             if start == 0 or (newline and line_start >= 0):
                 break
             start = max(0, start - _TAIL)
-        if torn:
+        if cut and torn:
             file.truncate(size - len(torn))
-    if newline:
-        try:
-            yield parse_ts(whole[line_start + 1 :].split(b" ", 1)[0].decode("ascii"))
-        except ValueError:
-            LOGGER.debug("the last line of %s is not one of ours", path)
+    if not newline:
+        return None
+    try:
+        return parse_ts(whole[line_start + 1 :].split(b" ", 1)[0].decode("ascii"))
+    except ValueError:
+        logger.debug("the last line of %s is not one of ours", path)
+        return None
 
 
 def forget() -> None:

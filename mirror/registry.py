@@ -54,7 +54,9 @@ class MirroredModel:
     @property
     def local_pk(self) -> bool:
         """True where the primary key's value means nothing to another server."""
-        return self.pk not in self.key or any(field.reference for field in self.key)
+        if any(field.reference for field in self.key):
+            return True
+        return self.pk is not None and self.pk not in self.key
 
     @property
     def merges(self) -> bool:

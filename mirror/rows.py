@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 from django.contrib.contenttypes.models import ContentType
-from django.core.exceptions import ValidationError
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field
@@ -31,6 +31,9 @@ from mirror.registry import MirroredField, MirroredModel, Reference, root_of
 Resolve = Callable[[Reference, Any], Any]
 
 _JSON_TEXT = "$json"
+
+#: How a field, or the lookup of a content type, says that it does not take a value.
+_REFUSALS = (ValidationError, ValueError, TypeError, ArithmeticError, LookupError, ObjectDoesNotExist)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,7 @@ class RowWriter:
             return None
         try:
             return self._loaders[name](value)
-        except (ValidationError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+        except _REFUSALS as error:
             raise WrongValue(f"{self.mirrored.label}.{name} does not take {value!r:.200}: {error}") from error
 
 
@@ -201,8 +204,11 @@ def _points_at_content_type(field: Field[Any, Any]) -> bool:
     return field.is_relation and root_of(field).model is ContentType
 
 
-def _natural_key(raw: Any, connection: BaseDatabaseWrapper) -> list[str]:
-    return list(ContentType.objects.db_manager(connection.alias).get_for_id(raw).natural_key())
+def _natural_key(raw: Any, connection: BaseDatabaseWrapper) -> list[str] | None:
+    try:
+        return list(ContentType.objects.db_manager(connection.alias).get_for_id(raw).natural_key())
+    except ContentType.DoesNotExist:
+        return None  # deleted since, and the row with it
 
 
 def merge_payload(payload: Any) -> dict[str, Any]:

@@ -14,6 +14,9 @@ BAD_STATES = frozenset({SourceState.STALLED, SourceState.REFUSED, SourceState.HA
 
 _SPOKEN_TO = frozenset({SourceState.LIVE, SourceState.CATCHING_UP})
 
+#: More than this in the outbox is shown as this.
+_MOST_WAITING = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamStatus:
@@ -96,7 +99,8 @@ def _local(using: str) -> StreamStatus | None:
         stream=str(stream.uuid),
         head=stream.head,
         position=stream.position,
-        waiting=Outbox.objects.using(using).count(),
+        # Counted up to a limit: the dashboard asks four times a second, and the sequencer may be away.
+        waiting=Outbox.objects.using(using).order_by()[:_MOST_WAITING].count(),
     )
 
 
@@ -136,7 +140,9 @@ def _seconds_behind(source: Source, now: datetime) -> float | None:
     if source.heard_at is None:
         return None
     if source.changes_behind == 0 and source.cursor >= source.head:
-        return 0.0
+        # Level when last heard. What has happened since nobody here can know.
+        silence = (now - source.heard_at).total_seconds()
+        return 0.0 if silence <= conf().deadline else silence
     if source.cursor == 0:
         return None
     source_now = round(now.timestamp() * 1_000_000) + source.clock_offset

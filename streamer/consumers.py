@@ -44,6 +44,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
             Limits(window=settings.window_bytes, frame=settings.frame_bytes, change=settings.change_bytes),
         )
         self.work: asyncio.Task[None] | None = None
+        self.presence: Presence | None = None
         self.heard = asyncio.get_running_loop().time()
         self.acked = asyncio.Event()
         self.token = await self._authenticate()
@@ -84,6 +85,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
                 self._begin(self._stream(message))
             elif isinstance(message, Ack):
                 self.acked.set()
+                self._note()
             elif isinstance(message, Error):
                 logger.info("mirror %s leaves: %s %s", self.token, message.code, message.message)
                 await self.close()
@@ -126,16 +128,15 @@ class StreamConsumer(AsyncWebsocketConsumer):
         try:
             with self.hub.listen(stream) as (tail, grown):
                 await self._answer(request, stream, tail)
-                presence = Presence(
+                self.presence = Presence(
                     token=place[0],
                     stream=place[1],
                     mirror=place[2],
                     since=time.time(),
                     cursor=self.session.cursor,
-                    position=self.session.position,
                 )
-                with present(presence):
-                    await self._pump(tail, grown, presence)
+                with present(self.presence):
+                    await self._pump(tail, grown)
         finally:
             if _following.get(place) is self:
                 del _following[place]
@@ -170,7 +171,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
             )
         )
 
-    async def _pump(self, tail: Tail, grown: asyncio.Event, presence: Presence) -> None:
+    async def _pump(self, tail: Tail, grown: asyncio.Event) -> None:
         while True:
             grown.clear()
             segment = tail.after(self.session.cursor)
@@ -179,19 +180,19 @@ class StreamConsumer(AsyncWebsocketConsumer):
                 found = await self.hub.page(tail, self.session.cursor)
             for segment in found:
                 for frame in segment.frames:
-                    await self._await_credit(tail, presence)
+                    await self._await_credit(tail)
                     await self._say(frame)
-            self._note(presence)
+            self._note()
             if not found:
-                await self._idle(grown, tail, presence)
+                await self._idle(grown, tail)
 
-    async def _await_credit(self, tail: Tail, presence: Presence) -> None:
+    async def _await_credit(self, tail: Tail) -> None:
         while not self.session.ready:
             self.acked.clear()
-            self._note(presence)
-            await self._idle(self.acked, tail, presence)
+            self._note()
+            await self._idle(self.acked, tail)
 
-    async def _idle(self, event: asyncio.Event, tail: Tail, presence: Presence) -> None:
+    async def _idle(self, event: asyncio.Event, tail: Tail) -> None:
         """Wait for something to do; say that we live; notice when the other side does not."""
         try:
             async with asyncio.timeout(conf().heartbeat):
@@ -201,11 +202,11 @@ class StreamConsumer(AsyncWebsocketConsumer):
             if silence > conf().deadline:
                 raise Silent(f"nothing was heard for {silence:.0f} s") from None
             await self._say(Heartbeat(head=tail.head, head_position=tail.head_position, now=_now()))
-        self._note(presence)
 
-    def _note(self, presence: Presence) -> None:
-        presence.cursor = self.session.acked
-        presence.outstanding = self.session.outstanding
+    def _note(self) -> None:
+        if self.presence is not None:
+            self.presence.cursor = self.session.acked
+            self.presence.outstanding = self.session.outstanding
 
     # Putting out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["FieldChange", "Kind", "Value", "field_changes", "kind_of", "summary"
 VALUE_CHARACTERS = 4000
 _BRIEF_CHARACTERS = 40
 _SUMMARY_CHARACTERS = 160
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Kind(StrEnum):
@@ -109,8 +111,13 @@ def _type(value: Any) -> str:
 
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else _json(value)
-    text = " ".join(text[: 2 * _BRIEF_CHARACTERS].split()) or "“”"
-    return text if len(text) <= _BRIEF_CHARACTERS else text[: _BRIEF_CHARACTERS - 1] + "…"
+    if _UUID.fullmatch(text):
+        return f"{text[:8]}…"
+    words = text[: 2 * _BRIEF_CHARACTERS].split()
+    text = " ".join(words)
+    if len(text) > _BRIEF_CHARACTERS:
+        text = f"{text[: _BRIEF_CHARACTERS - 1]}…"
+    return f"“{text}”" if isinstance(value, str) and len(words) != 1 else text
 
 
 def _json(value: Any) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
 import msgspec
 from django.db.models import Count, F
@@ -17,9 +16,9 @@ from mirror.changes import to_datetime
 from mirror.conf import conf
 from mirror.models import Oplog, Outbox, Stream
 from mirror.status import SourceStatus, Status, collect
-from streamer.browser import EMPTY, ROOM, Batch, Filter, Line
+from streamer.browser import ROOM, Batch, Filter
 from streamer.cards import LOCAL_NAME, Card, Follower, local_card, micros, source_card
-from streamer.lines import Stretch, count, floor, newest, share
+from streamer.lines import Found, Stretch, count, find, floor, read, share
 from streamer.pace import BUCKET, BUCKETS, Pace
 from streamer.presence import Presence, connected
 
@@ -81,37 +80,45 @@ class Feed:
     # Changes
 
     def _news(self, wanted: Filter, stretches: Sequence[Stretch]) -> Batch:
-        """The newest changes that pass, room shared among the streams; the others are counted."""
-        stretches = [stretch for stretch in stretches if wanted.source in ("", stretch.name)]
-        every = _lets_all_through(wanted)
-        rooms = share({stretch.uuid: stretch.changes for stretch in stretches}, ROOM)
-        lines: list[Line] = []
-        total = 0
-        for stretch in stretches:
-            # With more streams than room an unfiltered one is only counted; a filtered one is tried.
-            limit = rooms[stretch.uuid] if every else max(1, rooms[stretch.uuid])
-            found = newest(stretch, wanted, self.using, limit=limit) if limit else []
-            lines += found
-            if every:
-                total += stretch.changes
-            else:
-                total += count(stretch, wanted, self.using) if len(found) == limit else len(found)
-        lines = sorted(lines, key=attrgetter("ts"))[-ROOM:]
-        return Batch(lines=lines, skipped=max(0, total - len(lines)))
+        """The newest changes that pass, and how many more passed."""
+        stretches = _chosen(wanted, stretches)
+        if _passes_all(wanted):
+            # Room is shared, so that a busy stream does not hide a quiet one.
+            rooms = share({stretch.uuid: stretch.changes for stretch in stretches}, ROOM)
+            found = [
+                one
+                for stretch in stretches
+                if rooms[stretch.uuid]
+                for one in find([stretch], wanted, self.using, limit=rooms[stretch.uuid])
+            ]
+            total = sum(stretch.changes for stretch in stretches)
+        else:
+            found = find(stretches, wanted, self.using, limit=ROOM)
+            total = count(stretches, wanted, self.using) if len(found) == ROOM else len(found)
+        return Batch(lines=read(found, stretches, self.using), skipped=max(0, total - len(found)))
 
     def _newest(self, wanted: Filter, stretches: Sequence[Stretch]) -> Batch:
         """The newest changes of all streams that pass. ``stretches`` come with the newest head first."""
-        stretches = [stretch for stretch in stretches if wanted.source in ("", stretch.name)]
-        lines: list[Line] = []
-        for stretch in stretches:
-            after = lines[0].ts if len(lines) == ROOM else 0
-            if stretch.upto <= after:
-                break
-            if not _lets_all_through(wanted):
-                after = max(after, floor(stretch.stream_id, _SEARCHED // len(stretches), self.using))
-            found = newest(replace(stretch, after=after), wanted, self.using, limit=ROOM)
-            lines = sorted([*lines, *found], key=attrgetter("ts"))[-ROOM:]
-        return Batch(lines=lines)
+        stretches = _chosen(wanted, stretches)
+        if _passes_all(wanted):
+            found: list[Found] = []
+            for stretch in stretches:
+                after = found[0][0] if len(found) == ROOM else 0
+                if stretch.upto <= after:
+                    break
+                found += find([replace(stretch, after=after)], wanted, self.using, limit=ROOM)
+                found = sorted(found)[-ROOM:]
+        else:
+            found = find(
+                [self._searched(one, len(stretches)) for one in stretches], wanted, self.using, limit=ROOM
+            )
+        return Batch(lines=read(found, stretches, self.using))
+
+    def _searched(self, stretch: Stretch, streams: int) -> Stretch:
+        changes = max(1, _SEARCHED // streams)
+        if stretch.changes <= changes:
+            return stretch
+        return replace(stretch, after=floor(stretch.stream_id, changes, self.using))
 
     # Sources
 
@@ -238,5 +245,9 @@ def _stretches(
     return stretches
 
 
-def _lets_all_through(wanted: Filter) -> bool:
-    return wanted == msgspec.structs.replace(EMPTY, source=wanted.source)
+def _chosen(wanted: Filter, stretches: Iterable[Stretch]) -> list[Stretch]:
+    return [stretch for stretch in stretches if wanted.source in ("", stretch.name)]
+
+
+def _passes_all(wanted: Filter) -> bool:
+    return not (wanted.model or wanted.op or wanted.text)

@@ -34,6 +34,7 @@ from mirror.wire import Segment, segments
 
 logger = logging.getLogger("mirror.streamer")
 
+_READERS = 2
 _PAGE = 2000
 _PAGE_BYTES = 1024 * 1024
 #: After an unforeseen error the thread looks again, but not at once.
@@ -93,7 +94,7 @@ class Hub:
         self._thread: threading.Thread | None = None
         self._quiet = 0
         self._untold = 0
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="mirror-reader")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="mirror-reader")
 
     # For the consumers
 
@@ -109,6 +110,9 @@ class Hub:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
+        together = threading.Barrier(_READERS)
+        for _ in range(_READERS):
+            self._readers.submit(_close_connections, together)
         self._readers.shutdown()
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -232,6 +236,11 @@ def _check() -> None:
 def _set_all(events: list[asyncio.Event]) -> None:
     for event in events:
         event.set()
+
+
+def _close_connections(together: threading.Barrier) -> None:
+    together.wait()  # so that every thread of the pool takes one of these calls
+    connections.close_all()
 
 
 def _own_connections(function: Callable[[], T]) -> Callable[[], T]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import msgspec
-from django.db.models import Case, F, OuterRef, QuerySet, Subquery, TextField, Value, When
+from django.db.models import Case, F, OuterRef, Q, QuerySet, Subquery, TextField, Value, When
 from django.db.models.functions import Length
 
 from mirror.changes import Change, decode_change
@@ -15,10 +17,15 @@ from mirror.models import Oplog
 from streamer.browser import Filter, Line
 from streamer.diff import kind_of, summary
 
-__all__ = ["Stretch", "count", "floor", "newest", "share"]
+__all__ = ["Found", "Stretch", "count", "find", "floor", "read", "share"]
+
+#: A change's timestamp and primary key.
+Found = tuple[int, int]
 
 #: A longer change is listed without a look into it, so that fifty of them fit into memory.
 _LOOK_INTO = 64 * 1024
+#: Streams in one query: SQLite takes an expression of at most a thousand terms.
+_TOGETHER = 200
 _SHORT_BODY = Case(When(size__lte=_LOOK_INTO, then=F("body")), default=Value(""), output_field=TextField())
 
 
@@ -34,13 +41,29 @@ class Stretch:
     changes: int
 
 
-def newest(stretch: Stretch, wanted: Filter, using: str, *, limit: int) -> list[Line]:
-    """The last ``limit`` changes that pass the filter, oldest first."""
+def find(stretches: Sequence[Stretch], wanted: Filter, using: str, *, limit: int) -> list[Found]:
+    """Where the newest ``limit`` changes are that pass the filter, oldest first."""
+    found: list[Found] = []
+    for rows in _matching(stretches, wanted, using):
+        found += rows.order_by("-ts").values_list("ts", "pk")[:limit]
+    return sorted(found)[-limit:]
+
+
+def count(stretches: Sequence[Stretch], wanted: Filter, using: str) -> int:
+    return sum(rows.count() for rows in _matching(stretches, wanted, using))
+
+
+def read(found: Sequence[Found], stretches: Sequence[Stretch], using: str) -> list[Line]:
+    """The changes that were found, in order, each with what it did to its row."""
+    if not found:
+        return []
+    by_stream = {stretch.stream_id: stretch for stretch in stretches}
     previous = Oplog.objects.filter(
         model=OuterRef("model"), key=OuterRef("key"), stream=OuterRef("stream"), ts__lt=OuterRef("ts")
     ).order_by("-ts")
     rows = (
-        _matching(stretch, wanted, using)
+        Oplog.objects.using(using)
+        .filter(pk__in=[pk for _, pk in found])
         .annotate(
             size=Length("body"),
             text=_SHORT_BODY,
@@ -49,14 +72,10 @@ def newest(stretch: Stretch, wanted: Filter, using: str, *, limit: int) -> list[
                 previous.annotate(size=Length("body"), text=_SHORT_BODY).values("text")[:1]
             ),
         )
-        .order_by("-ts")
-        .values_list("ts", "op", "model", "key", "size", "text", "previous_op", "previous_text")[:limit]
+        .order_by("ts", "pk")
+        .values_list("stream", "ts", "op", "model", "key", "size", "text", "previous_op", "previous_text")
     )
-    return [_line(stretch, *row) for row in reversed(rows)]
-
-
-def count(stretch: Stretch, wanted: Filter, using: str) -> int:
-    return _matching(stretch, wanted, using).count()
+    return [_line(by_stream[stream], *row) for stream, *row in rows]
 
 
 def floor(stream_id: int, changes: int, using: str) -> int:
@@ -76,10 +95,16 @@ def share(wishes: Mapping[str, int], room: int) -> dict[str, int]:
     return granted
 
 
-def _matching(stretch: Stretch, wanted: Filter, using: str) -> QuerySet[Oplog]:
-    rows = Oplog.objects.using(using).filter(
-        stream_id=stretch.stream_id, ts__gt=stretch.after, ts__lte=stretch.upto
-    )
+def _matching(stretches: Sequence[Stretch], wanted: Filter, using: str) -> Iterator[QuerySet[Oplog]]:
+    for start in range(0, len(stretches), _TOGETHER):
+        parts = [
+            Q(stream=stretch.stream_id, ts__gt=stretch.after, ts__lte=stretch.upto)
+            for stretch in stretches[start : start + _TOGETHER]
+        ]
+        yield _passing(Oplog.objects.using(using).filter(reduce(or_, parts)), wanted)
+
+
+def _passing(rows: QuerySet[Oplog], wanted: Filter) -> QuerySet[Oplog]:
     if wanted.op:
         rows = rows.filter(op=wanted.op)
     if wanted.model:

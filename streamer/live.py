@@ -20,6 +20,11 @@ __all__ = ["LiveConsumer"]
 
 logger = logging.getLogger("mirror.dashboard")
 
+#: daphne closes with no lower code: it raises instead.
+_OWN_CODES = 4000
+#: The page may try again.
+_FAILED = 4500
+
 
 class LiveConsumer(AsyncWebsocketConsumer):
     """Lets in whoever may look, and out again when that ends. Origins are checked by the routing."""
@@ -32,7 +37,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         *,
         audience: Callable[[], Audience] = audience,
         spacing: float = 0.25,
-        heartbeat: float = 5.0,
+        heartbeat: float = 4.5,
         recheck: float = 10.0,
     ) -> None:
         super().__init__()
@@ -99,10 +104,10 @@ class LiveConsumer(AsyncWebsocketConsumer):
                     await self._refuse(error)
         except* DatabaseError as errors:
             logger.warning("a dashboard is closed, for its session cannot be read: %s", errors.exceptions[0])
-            await self.close(code=1011)
+            await self.close(code=_FAILED)
         except* Exception:
             logger.exception("a dashboard is closed after a defect")
-            await self.close(code=1011)
+            await self.close(code=_FAILED)
 
     async def _watch_session(self) -> None:
         """Raises Unauthorized or Forbidden once the user may not look any more."""
@@ -132,7 +137,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def _refuse(self, error: MirrorError) -> None:
         await self.send(text_data=encode(Trouble(code=error.code, message=str(error))))
-        await self.close(code=error.close_code)
+        await self.close(code=max(error.close_code, _OWN_CODES))
 
     async def _leave(self) -> None:
         if self._viewer is not None:

@@ -16,7 +16,6 @@ class Presence:
     stream: str
     since: float
     cursor: int = 0
-    position: int = 0
     outstanding: int = 0
 
 

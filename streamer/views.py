@@ -102,7 +102,8 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         check_user(request.user)
     except Refusal as error:
         raise PermissionDenied(str(error)) from error
-    return render(request, "mirror/dashboard.html", {"models": sorted(mirrored_models())})
+    context = {"models": sorted(mirrored_models()), "host": request.get_host()}
+    return render(request, "mirror/dashboard.html", context)
 
 
 @_guarded

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from django.db import IntegrityError, connections, transaction
-from django.db.models import F
-from django.utils import timezone
 
-from mirror import capture
+from mirror import capture, oplog
+from mirror.apply.ledger import Applied, Ledger, Standing
 from mirror.apply.plans import ModelPlan, key_text
-from mirror.apply.writer import BatchWriter, parents_first
+from mirror.apply.writer import REFUSED, BatchWriter, parents_first, unchecked
 from mirror.changes import Change, decode_change, mark_of
 from mirror.conf import conf
-from mirror.errors import ConstraintFailed, Gap, Malformed, ModelOwned, Superseded, UnknownModel
-from mirror.models import ModelOwner, Oplog, Source, Stream
+from mirror.errors import (
+    ConstraintFailed,
+    Gap,
+    Malformed,
+    ModelOwned,
+    UnknownModel,
+    WrongValue,
+)
+from mirror.models import ModelOwner
 from mirror.registry import MirroredModel, matches, mirrored_models
 from mirror.wire import Batch
 
@@ -42,27 +47,12 @@ class Taken:
     ends_group: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """Where the mirror is after a commit."""
-
-    cursor: int
-    position: int
-    mark: str
-    changes: int
-    skipped: int
-    #: Where the source stood when it sent the last of them.
-    head: int
-    head_position: int
-
-
 @dataclass(slots=True, kw_only=True)
 class _Progress:
     """How far one transaction has come."""
 
     cursor: int
     position: int
-    mark: str
     skipped: int = 0
     head: int = 0
     head_position: int = 0
@@ -73,10 +63,10 @@ class Applier:
 
     def __init__(self, source_id: int, *, fence: int, using: str | None = None) -> None:
         self.source_id = source_id
-        self.fence = fence
         self.using = using or conf().database
         self.connection = connections[self.using]
-        self._plans: dict[str, ModelPlan | None] = {}
+        self._ledger = Ledger(self.connection, source_id, fence)
+        self._plans: dict[str, ModelPlan] = {}
         self._owned: set[str] = set()
         self._order = parents_first()
 
@@ -93,11 +83,11 @@ class Applier:
         writer = BatchWriter(self.connection, self._plan, self._order)
         owned = self._owned.copy()
         try:
-            with transaction.atomic(using=self.using):
-                source = self._lock()
+            with unchecked(self.connection), transaction.atomic(using=self.using):
+                standing = self._ledger.lock()
                 with capture.silenced(self.connection):
-                    applied = self._write(source, batches, writer)
-                self._move(source, applied)
+                    applied = self._write(standing, batches, writer)
+                self._ledger.move(standing, applied)
                 writer.finish(explain=explain)
         except IntegrityError as error:
             self._owned = owned
@@ -105,68 +95,64 @@ class Applier:
                 # A deferred constraint speaks at commit and names nothing; a second try looks closer.
                 return self._transact(batches, explain=True)
             raise ConstraintFailed(f"the database refused the rows: {error}") from error
+        except REFUSED as error:
+            self._owned = owned
+            raise WrongValue(f"the database does not take this: {error}") from error
         except Exception:
             self._owned = owned
             raise
         return applied
 
-    def _lock(self) -> Source:
-        # First a write: see Sequencer._lock.
-        mine = Source.objects.using(self.using).filter(pk=self.source_id, fence=self.fence)
-        if not mine.update(fence=F("fence")):
-            raise Superseded("another process follows this source now, or it was removed")
-        source = mine.select_related("stream").get()
-        if source.stream is None:
-            raise Superseded("the source was reset")
-        return source
-
-    def _write(self, source: Source, batches: Iterable[Batch], writer: BatchWriter) -> Applied:
-        progress = _Progress(cursor=source.cursor, position=source.position, mark=source.mark)
+    def _write(self, standing: Standing, batches: Iterable[Batch], writer: BatchWriter) -> Applied:
+        progress = _Progress(cursor=standing.cursor, position=standing.position)
         held: list[Taken] = []
-        for taken in _unpack(batches, progress):
-            held.append(taken)
+        last: Taken | None = None
+        for last in _unpack(batches, progress):
+            held.append(last)
             if len(held) >= _FLUSH:
-                self._flush(source, held, writer, progress)
+                progress.skipped += self._flush(standing.stream_id, held, writer)
                 held = []
-        if held:
-            self._flush(source, held, writer, progress)
+        if last is None or not last.ends_group:
+            raise Gap("the changes do not end with a group")
+        progress.skipped += self._flush(standing.stream_id, held, writer)
         return Applied(
             cursor=progress.cursor,
             position=progress.position,
-            mark=progress.mark,
-            changes=progress.position - source.position,
+            mark=mark_of(last.body),
+            changes=progress.position - standing.position,
             skipped=progress.skipped,
-            head=max(progress.head, source.head),
-            head_position=max(progress.head_position, source.head_position),
+            head=max(progress.head, standing.head),
+            head_position=max(progress.head_position, standing.head_position),
         )
 
-    def _flush(self, source: Source, held: list[Taken], writer: BatchWriter, progress: _Progress) -> None:
-        rows = []
+    def _flush(self, stream_id: int, held: list[Taken], writer: BatchWriter) -> int:
+        """Write rows and copy; return how many changes were of models that are not listed here."""
+        listed = []
         for taken in held:
             plan = self._plan(taken.change.model)
-            if plan is None:
-                progress.skipped += 1
-                continue
-            self._own(source, plan.mirrored)
-            rows.append(taken.change)
-        writer.write(rows)
-        self._copy(source, held)
-        progress.mark = mark_of(held[-1].body)
+            if plan is not None:
+                self._own(plan.mirrored)
+                listed.append(taken.change)
+        writer.write(listed)
+        self._copy(stream_id, held)
+        return len(held) - len(listed)
 
     def _plan(self, label: str) -> ModelPlan | None:
         """None for a model that is not listed here. Raises UnknownModel for one that is, but missing."""
+        mirrored = mirrored_models().get(label)
+        if mirrored is None:
+            if matches(label, conf().models):
+                raise UnknownModel(f"{label:.200} is not installed here: migrate the centre, or unlist it")
+            return None
         if label not in self._plans:
-            mirrored = mirrored_models().get(label)
-            if mirrored is None and matches(label, conf().models):
-                raise UnknownModel(f"{label} is not installed here: migrate the centre, or unlist it")
-            self._plans[label] = ModelPlan(mirrored, self.connection) if mirrored else None
+            self._plans[label] = ModelPlan(mirrored, self.connection)
         return self._plans[label]
 
-    def _own(self, source: Source, mirrored: MirroredModel) -> None:
+    def _own(self, mirrored: MirroredModel) -> None:
         if mirrored.merges or mirrored.label in self._owned:
             return
         owner, _ = ModelOwner.objects.using(self.using).get_or_create(
-            model=mirrored.label, defaults={"source": source}
+            model=mirrored.label, defaults={"source_id": self.source_id}
         )
         if owner.source_id != self.source_id:
             raise ModelOwned(
@@ -175,42 +161,20 @@ class Applier:
             )
         self._owned.add(mirrored.label)
 
-    def _copy(self, source: Source, held: list[Taken]) -> None:
-        quote = self.connection.ops.quote_name
-        columns = ("stream_id", "ts", "position", "op", "model", "key", "ends_group", "body")
-        names = ", ".join(map(quote, columns))
-        rows: list[tuple[Any, ...]] = [
+    def _copy(self, stream_id: int, held: list[Taken]) -> None:
+        self._ledger.copy(
             (
-                source.stream_id,
+                stream_id,
                 taken.change.ts,
                 taken.position,
                 taken.change.op.value,
                 taken.change.model,
-                key_text(mirrored_models().get(taken.change.model), taken.change),
+                oplog.fit_key(key_text(mirrored_models().get(taken.change.model), taken.change)),
                 taken.ends_group,
                 taken.body,
             )
             for taken in held
-        ]
-        with self.connection.cursor() as cursor:
-            cursor.executemany(
-                f"INSERT INTO {quote(Oplog._meta.db_table)} ({names}) VALUES ({', '.join(['%s'] * 8)})", rows
-            )
-
-    def _move(self, source: Source, applied: Applied) -> None:
-        moved = Source.objects.using(self.using).filter(pk=source.pk, cursor=source.cursor)
-        if not moved.update(
-            cursor=applied.cursor,
-            position=applied.position,
-            mark=applied.mark,
-            skipped=F("skipped") + applied.skipped,
-            head=applied.head,
-            head_position=applied.head_position,
-            heard_at=timezone.now(),
-        ):
-            raise Superseded("the cursor moved under this process")
-        stream = Stream.objects.using(self.using).filter(source=source)
-        stream.update(head=applied.cursor, position=applied.position)
+        )
 
 
 def _unpack(batches: Iterable[Batch], progress: _Progress) -> Iterator[Taken]:
@@ -219,20 +183,21 @@ def _unpack(batches: Iterable[Batch], progress: _Progress) -> Iterator[Taken]:
             raise Gap(f"changes after {batch.prev} do not follow the cursor {progress.cursor}")
         ends = set(batch.ends)
         for raw in batch.changes:
-            body = bytes(raw).decode()
-            change = _decode(body)
+            body, change = _decode(bytes(raw))
             if change.ts <= progress.cursor:
                 raise Gap(f"the change at {change.ts} does not follow {progress.cursor}")
             progress.cursor = change.ts
             progress.position += 1
             yield Taken(change=change, body=body, position=progress.position, ends_group=change.ts in ends)
-        if (progress.cursor, progress.position) != (batch.last, batch.position):
-            raise Gap(f"the batch ends at {progress.cursor}, not at {batch.last}")
+            ends.discard(change.ts)
+        if (progress.cursor, progress.position) != (batch.last, batch.position) or ends:
+            raise Gap(f"the batch after {batch.prev} is not what it says it is")
         progress.head, progress.head_position = batch.head, batch.head_position
 
 
-def _decode(body: str) -> Change:
+def _decode(raw: bytes) -> tuple[str, Change]:
     try:
-        return decode_change(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+        body = raw.decode()
+        return body, decode_change(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise Malformed(f"not a change: {error}") from error

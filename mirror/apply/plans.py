@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import NOT_PROVIDED, Field
 
 from mirror.changes import Change
-from mirror.errors import UnknownField
-from mirror.registry import MirroredField, MirroredModel
+from mirror.errors import UnknownField, WrongValue
+from mirror.registry import MirroredField, MirroredModel, Reference
 from mirror.rows import RowWriter
 
 #: Turns a UUID that stands for another row into that row's local key.
-Lookup = dict[tuple[str, str], Any]
+Lookup = Mapping[tuple[str, str], Any]
 
 _IN_CHUNK = 500
 
 
-@dataclass(slots=True, kw_only=True)
-class Values:
-    """One row to write: parameters by field name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pointer:
+    """A column whose values are another table's."""
 
-    change: Change
-    by_name: dict[str, Any]
+    table: str
+    column: str
+    to_table: str
+    to_column: str
 
 
 class ModelPlan:
@@ -48,22 +51,60 @@ class ModelPlan:
         pk = self.mirrored.pk
         return pk if self.mirrored.local_pk and pk is not None and not pk.reference else None
 
+    @cached_property
+    def by_uuid(self) -> Reference | None:
+        """How others refer to these rows, where they have a UUID of their own."""
+        (key, *more), pk = self.mirrored.key, self.own_pk
+        if pk is None or more or key.reference:
+            return None
+        return Reference(
+            label=self.mirrored.label,
+            table=self.mirrored.table,
+            pk_column=pk.column,
+            uuid_column=key.column,
+            uuid_field=key.field,
+        )
+
+    @cached_property
+    def pointers(self) -> list[tuple[str, Pointer]]:
+        """Each foreign key that travels as it is: the field's name, and what points where."""
+        return [
+            (
+                field.name,
+                Pointer(
+                    table=self.mirrored.table,
+                    column=field.column,
+                    to_table=field.field.target_field.model._meta.db_table,  # type: ignore[attr-defined]
+                    to_column=str(field.field.target_field.column),  # type: ignore[attr-defined]
+                ),
+            )
+            for field in self.mirrored.fields
+            if field.reference is None and getattr(field.field, "db_constraint", False)
+        ]
+
     def key_text(self, change: Change) -> str:
         return key_text(self.mirrored, change)
+
+    def uuid_of(self, change: Change) -> str:
+        """What others refer to this row by, where they do."""
+        name = self.mirrored.key[0].name
+        return self._uuid(name, change.fields.get(name))
 
     def values(self, change: Change, lookup: Lookup, *, key_only: bool = False) -> dict[str, Any]:
         """Parameters by field name. Raises UnknownField, WrongValue; KeyError for an unknown parent."""
         pairs = self._pairs(change)
+        key = {field.name: pairs.get(field.name) for field in self.mirrored.key}
+        if None in key.values():
+            raise WrongValue(f"a row of {self.mirrored.label} does not say its {', '.join(key)}")
         if key_only:
-            names = {field.name for field in self.mirrored.key}
-            pairs = {name: value for name, value in pairs.items() if name in names}
+            pairs = key
         values = {}
         for name, value in pairs.items():
             field = self.fields.get(name)
             if field is None:
                 raise UnknownField(f"{self.mirrored.label} has no field {name!r} here")
             if field.reference is not None and value is not None:
-                values[name] = lookup[field.reference.label, value]
+                values[name] = lookup[field.reference.label, self._uuid(name, value)]
             else:
                 values[name] = self._writer.load(name, value)
         return values
@@ -72,6 +113,8 @@ class ModelPlan:
         mirrored = self.mirrored
         pairs = dict(change.fields)
         if mirrored.pk is None:
+            if not isinstance(change.pk, list) or len(change.pk) != len(mirrored.key):
+                raise WrongValue(f"{mirrored.label} has a key of {len(mirrored.key)}, not {change.pk!r:.200}")
             pairs.update(zip((field.name for field in mirrored.key), change.pk, strict=True))
         elif mirrored.pk.name not in pairs and self.own_pk is None:
             pairs[mirrored.pk.name] = change.pk
@@ -82,7 +125,15 @@ class ModelPlan:
         for field in self.references:
             value = change.fields.get(field.name)
             if value is not None and field.reference is not None:
-                yield field.reference.label, value
+                yield field.reference.label, self._uuid(field.name, value)
+
+    def _uuid(self, name: str, value: Any) -> str:
+        try:
+            return str(UUID(value))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise WrongValue(
+                f"{self.mirrored.label}.{name} is not the UUID of a row: {value!r:.200}"
+            ) from error
 
     # Statements
 
@@ -134,7 +185,7 @@ class ModelPlan:
         updates, inserts = [], []
         for row, parameter in zip(rows, parameters, strict=True):
             identity = tuple(row[name] for name in key)
-            if identity not in present:
+            if comparable(identity) not in present:
                 inserts.append(parameter)
             elif changed:
                 updates.append([*(row[name] for name in changed), *identity])
@@ -145,11 +196,11 @@ class ModelPlan:
         if inserts:
             self._execute_many(self._insert(columns), inserts)
 
-    def _present(self, rows: Sequence[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    def _present(self, rows: Sequence[dict[str, Any]]) -> set[tuple[str, ...]]:
         key = [field.name for field in self.mirrored.key]
         columns = ", ".join(self._quote(self.fields[name].column) for name in key)
         match = "(" + " AND ".join(f"{self._quote(self.fields[name].column)} = %s" for name in key) + ")"
-        present: set[tuple[Any, ...]] = set()
+        present: set[tuple[str, ...]] = set()
         with self.connection.cursor() as cursor:
             for start in range(0, len(rows), _IN_CHUNK):
                 chunk = rows[start : start + _IN_CHUNK]
@@ -157,7 +208,7 @@ class ModelPlan:
                     f"SELECT {columns} FROM {self._table} WHERE {' OR '.join([match] * len(chunk))}",
                     [row[name] for row in chunk for name in key],
                 )
-                present.update(tuple(found) for found in cursor.fetchall())
+                present.update(comparable(found) for found in cursor.fetchall())
         return present
 
     def _insert(self, columns: list[str]) -> str:
@@ -195,5 +246,10 @@ def key_text(mirrored: MirroredModel | None, change: Change) -> str:
     if mirrored is None:
         return str(change.pk)
     if mirrored.pk is None:
-        return ",".join(map(str, change.pk))
+        return ",".join(map(str, change.pk)) if isinstance(change.pk, list) else str(change.pk)
     return ",".join(str(change.fields.get(field.name, change.pk)) for field in mirrored.key)
+
+
+def comparable(key: Sequence[Any]) -> tuple[str, ...]:
+    # What is bound and what is read back differ in type: MariaDB takes a UUID and returns its text.
+    return tuple(map(str, key))

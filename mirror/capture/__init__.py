@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -34,9 +34,13 @@ class Writer(Protocol):
     PREFIX: str
 
     def triggers(
-        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, columns: Iterable[str]
+        self,
+        connection: BaseDatabaseWrapper,
+        mirrored: MirroredModel,
+        columns: Iterable[str],
+        tables: Container[str],
     ) -> dict[str, str]:
-        """Name and SQL of each trigger for a table that has these columns."""
+        """Name and SQL of each trigger for a table that has these columns, in a database of these tables."""
 
     def installed(self, connection: BaseDatabaseWrapper) -> dict[str, tuple[str, str]]:
         """Table and SQL of each trigger of ours, by name."""
@@ -97,15 +101,16 @@ def _wanted(connection: BaseDatabaseWrapper, writer: Writer, tables: set[str]) -
             with connection.cursor() as cursor:
                 description = connection.introspection.get_table_description(cursor, mirrored.table)
             columns = {info.name for info in description}
-            wanted |= writer.triggers(connection, mirrored, columns)
+            wanted |= writer.triggers(connection, mirrored, columns, tables)
     return wanted
 
 
 class MigrationGuard:
     """An execute wrapper that keeps the triggers right while ``migrate`` changes tables.
 
-    SQLite refuses to drop a column that a trigger names, and forgets the triggers of a table that it
-    rebuilds; rows written later in the same ``migrate`` would go unnoticed.
+    SQLite refuses to drop a column that a trigger names, and to rename any table while a trigger names one
+    that is missing; it forgets the triggers of a table that Django rebuilds, and rows written later in the
+    same ``migrate`` would go unnoticed.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:

@@ -8,7 +8,7 @@ becomes an array of objects. SQLite is dynamically typed, so every column is ask
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,13 +29,17 @@ class Sqlite:
     PREFIX = "livemirror_"
 
     def triggers(
-        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, columns: Iterable[str]
+        self,
+        connection: BaseDatabaseWrapper,
+        mirrored: MirroredModel,
+        columns: Iterable[str],
+        tables: Container[str],
     ) -> dict[str, str]:
         quote = connection.ops.quote_name
         present = set(columns)
         fields = [field for field in mirrored.fields if field.column in present]
-        save = _insert(quote, Op.SAVE, mirrored.label, _payload(quote, fields, "NEW"))
-        delete = _insert(quote, Op.DELETE, mirrored.label, _payload(quote, fields, "OLD"))
+        save = _insert(quote, Op.SAVE, mirrored.label, _payload(quote, fields, "NEW", tables))
+        delete = _insert(quote, Op.DELETE, mirrored.label, _payload(quote, fields, "OLD", tables))
         moved = " OR ".join(
             f"OLD.{quote(field.column)} IS NOT NEW.{quote(field.column)}" for field in mirrored.key
         )
@@ -87,11 +91,11 @@ def _insert(quote: Any, op: Op, label: str, payload: str) -> str:
     )
 
 
-def _payload(quote: Any, fields: list[MirroredField], row: str) -> str:
+def _payload(quote: Any, fields: list[MirroredField], row: str, tables: Container[str]) -> str:
     members = [
         f"{_literal(name)}, {expression}"
         for field in fields
-        for name, expression in _expressions(quote, field, row)
+        for name, expression in _expressions(quote, field, row, tables)
     ]
     objects = [
         f"json_object({', '.join(members[start : start + _COLUMNS_PER_OBJECT])})"
@@ -100,11 +104,12 @@ def _payload(quote: Any, fields: list[MirroredField], row: str) -> str:
     return objects[0] if len(objects) == 1 else f"json_array({', '.join(objects)})"
 
 
-def _expressions(quote: Any, field: MirroredField, row: str) -> list[tuple[str, str]]:
+def _expressions(quote: Any, field: MirroredField, row: str, tables: Container[str]) -> list[tuple[str, str]]:
     column = f"{row}.{quote(field.column)}"
     expressions = [(field.column, _json(column))]
     reference = field.reference
-    if reference is not None:
+    # A parent's table that is just being rebuilt has nothing to look up: the sequencer will.
+    if reference is not None and reference.table in tables:
         uuid = (
             f"(SELECT CAST({quote(reference.uuid_column)} AS TEXT) FROM {quote(reference.table)} "
             f"WHERE {quote(reference.pk_column)} = {column})"

@@ -47,6 +47,8 @@ class MemorySource:
     frames_until_cut: list[int] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     mute: bool = False
+    #: How often the source lets others run before each frame.
+    hesitation: Callable[[], int] = int
     spoil: Callable[[str], str] = str
     frame_bytes: int = 4096
     window: int = 1_000_000
@@ -136,6 +138,8 @@ class MemorySource:
                         await link.to_mirror.put(None)
                         return
                     left -= 1
+                    for _ in range(self.hesitation()):
+                        await asyncio.sleep(0)
                     await link.to_mirror.put(self.spoil(session.send(frame)))
                     self.most_outstanding = max(self.most_outstanding, session.outstanding)
             if not self.mute:

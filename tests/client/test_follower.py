@@ -127,6 +127,17 @@ async def test_a_group_larger_than_the_window_flows_and_is_applied_whole(
     assert source.most_outstanding < 10_000 + source.frame_bytes
 
 
+async def test_the_last_frame_of_a_group_is_not_overlooked_however_it_comes(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    dice = random.Random(7)
+    source.hesitation = lambda: dice.randrange(8)
+    follow()
+    for number in range(60):
+        source.add(*[ticket(f"{number}" + "z" * 900) for _ in range(dice.choice([5, 6, 9]))])
+        await level(row, source)
+
+
 async def test_a_change_larger_than_the_window_comes_in_fragments(
     source: MemorySource, row: Source, follow: Follow
 ) -> None:

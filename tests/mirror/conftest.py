@@ -18,6 +18,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import OperationalError
+from django.test import override_settings
 
 from mirror import capture, oplogger
 from tests.fakes import Centre, Recorded
@@ -83,7 +84,8 @@ def attached(alias: str, database: dict[str, Any]) -> Iterator[BaseDatabaseWrapp
 def _templates(tmp_path_factory, django_db_blocker) -> dict[str, Path]:
     directory = tmp_path_factory.mktemp("templates")
     paths = {"source": directory / "source.sqlite3", "centre": directory / "centre.sqlite3"}
-    with django_db_blocker.unblock():
+    # Made by whichever test comes first, whatever settings it has.
+    with django_db_blocker.unblock(), override_settings(MIRROR={"MODELS": ["shop.*"]}):
         with attached("default", sqlite(paths["source"])) as connection:
             call_command("migrate", verbosity=0)
             with connection.cursor() as cursor:
@@ -164,7 +166,7 @@ def _served(vendor: str, maintenance: str) -> Iterator[dict[str, Any]]:
             pytest.fail(reason)
         pytest.skip(reason)
     try:
-        with attached("centre", server(vendor, name)):
+        with attached("centre", server(vendor, name)), override_settings(MIRROR={"CAPTURE": None}):
             call_command("migrate", database="centre", verbosity=0)
         yield server(vendor, name)
     finally:

@@ -10,13 +10,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PURE = ["mirror.errors", "mirror.changes", "mirror.wire", "mirror.session"]
-IMPURE = {"django", "channels", "websockets", "asgiref", "asyncio", "socket", "selectors", "threading", "sqlite3"}
+IMPURE = {
+    "django",
+    "channels",
+    "websockets",
+    "asgiref",
+    "asyncio",
+    "socket",
+    "selectors",
+    "threading",
+    "sqlite3",
+}
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_pure_module_loads_no_framework_and_no_io(module):
     # What msgspec brings along by itself is not ours to forbid.
-    script = f"import sys, msgspec; known = set(sys.modules); import {module}; print(*set(sys.modules) - known)"
+    script = (
+        f"import sys, msgspec; known = set(sys.modules); import {module}; print(*set(sys.modules) - known)"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
@@ -29,7 +41,9 @@ def test_importing_the_record_imports_nothing_else():
     assert "import" not in (ROOT / "mirror" / "__init__.py").read_text()
 
 
-def test_the_import_contracts_are_kept(capsys):
-    cli = pytest.importorskip("importlinter.cli", reason="import-linter is not installed")
-    kept = cli.lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None, is_debug_mode=False)
-    assert kept == 0, capsys.readouterr().out
+def test_the_import_contracts_are_kept():
+    pytest.importorskip("importlinter", reason="import-linter is not installed")
+    # In a process of its own: it sets up logging for all.
+    script = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stdout

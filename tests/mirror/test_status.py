@@ -50,6 +50,18 @@ def test_a_level_source_is_zero_seconds_behind_however_old_its_last_change_is():
     assert (status.changes_behind, status.seconds_behind) == (0, 0.0)
 
 
+def test_a_source_that_was_level_and_is_silent_since_counts_the_seconds_of_silence():
+    status = source_status(
+        state="connecting",
+        heard_at=NOW - timedelta(minutes=10),
+        cursor=7,
+        head=7,
+        position=3,
+        head_position=3,
+    )
+    assert (status.changes_behind, status.seconds_behind) == (0, 600.0)
+
+
 @pytest.mark.parametrize(
     ("cursor", "offset", "seconds"),
     [

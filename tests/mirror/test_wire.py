@@ -159,6 +159,13 @@ def test_small_changes_share_a_frame_but_for_an_open_group(stream):
     assert len(cut(prev, entries, SMALL)) == expected
 
 
+def test_many_tiny_changes_cost_their_commas_and_ends():
+    entries = [Entry(ts=2**60 + ts, position=ts, ends_group=True, body="0") for ts in range(1, 2000)]
+    made = cut(2**60, entries, SMALL)
+    assert all(frame.size <= SMALL for segment in made for frame in segment.frames)
+    assert bodies_of(made) == ["0"] * 1999
+
+
 @pytest.mark.parametrize("unit", ["a", '"', "\\", "\n", "é", "😀"])
 @pytest.mark.parametrize("frame_bytes", [4096, 256 * 1024, 1_000_000])
 def test_a_change_of_any_size_around_the_limit_fits(unit, frame_bytes):

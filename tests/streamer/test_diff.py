@@ -102,6 +102,22 @@ def test_the_summary_of_a_new_row_is_its_values_without_the_key() -> None:
     assert summary(saved(id="3f", name="A", tags=[1]), None) == "name A, tags [1]"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("one", "one"),
+        ("two words", "“two words”"),
+        ("", "“”"),
+        (None, "null"),
+        ([1, 2], "[1, 2]"),
+        ("8362bbe2-0569-4950-9fa1-46783218d94f", "8362bbe2…"),
+        ("x" * 50, "x" * 39 + "…"),
+    ],
+)
+def test_a_value_in_a_summary_is_short_and_has_visible_ends(value: Any, shown: str) -> None:
+    assert summary(saved(value=value), None) == f"value {shown}"
+
+
 def test_a_save_that_changed_nothing_says_so() -> None:
     assert summary(saved(name="A"), saved(name="A")) == "no field changed"
 

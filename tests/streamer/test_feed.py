@@ -147,7 +147,7 @@ def test_a_failed_look_loses_nothing(feed: Feed, monkeypatch: pytest.MonkeyPatch
         raise OperationalError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("streamer.feed.newest", fail)
+        patch.setattr("streamer.feed.read", fail)
         with pytest.raises(OperationalError):
             news(feed)
     assert len(news(feed).lines) == 1

@@ -6,6 +6,8 @@ import { ago, changes, count, duration, fullTime, timeOfDay } from "./words.js";
 /** How many cards are shown before somebody asks for all of them. */
 const SHOWN = 12;
 const SHOWN_NARROW = 4;
+/** How many mirrors are named before they are only counted. */
+const NAMED = 3;
 const narrow = matchMedia("(max-width: 640px)");
 
 const STATES = {
@@ -154,12 +156,22 @@ function tally(cards) {
 }
 
 function words(data) {
-  const mirrors = data.mirrors.map(({ name, changes_behind }) =>
+  const followed = followers(data.mirrors);
+  const state = followed && data.state === "recording" ? "" : data.state_words;
+  const skipped = data.skipped ? `${changes(data.skipped)} skipped: not in MIRROR["MODELS"] here` : "";
+  return [state, followed, skipped].filter(Boolean).join("; ");
+}
+
+function followers(mirrors) {
+  if (!mirrors.length) return "";
+  if (mirrors.length > NAMED) {
+    const furthest = Math.max(...mirrors.map(({ changes_behind }) => changes_behind));
+    return `followed by ${count(mirrors.length)} mirrors, the furthest ${changes(furthest)} behind`;
+  }
+  const names = mirrors.map(({ name, changes_behind }) =>
     changes_behind ? `${name} (${changes(changes_behind)} behind)` : name,
   );
-  const skipped = data.skipped ? `${changes(data.skipped)} skipped: not in MIRROR["MODELS"] here` : "";
-  const followed = mirrors.length ? `followed by ${mirrors.join(", ")}` : "";
-  return [data.state_words, followed, skipped].filter(Boolean).join("; ");
+  return `followed by ${names.join(", ")}`;
 }
 
 function tries(attempts) {

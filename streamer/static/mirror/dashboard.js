@@ -157,6 +157,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.closest("input, select, textarea");
   if (event.key === "Escape" && typing) {
+    event.preventDefault(); // It would empty a search field.
     typing.blur();
   } else if (!typing && event.key === "/") {
     event.preventDefault();

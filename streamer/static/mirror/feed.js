@@ -150,8 +150,9 @@ export class Feed extends EventTarget {
 function gap(skipped) {
   const row = document.createElement("tr");
   row.className = "gap";
+  row.setAttribute("role", "row");
   const cell = row.insertCell();
-  cell.colSpan = 6;
+  cell.setAttribute("role", "cell");
   cell.textContent = `${changes(skipped)} more, not listed`;
   return row;
 }

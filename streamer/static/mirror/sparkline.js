@@ -8,7 +8,7 @@ class MirrorSpark extends HTMLElement {
   #area = document.createElementNS(SVG, "polygon");
   #line = document.createElementNS(SVG, "polyline");
   #title = document.createElementNS(SVG, "title");
-  #shown = "";
+  #shown = null;
 
   connectedCallback() {
     if (this.firstChild) return;
@@ -20,6 +20,7 @@ class MirrorSpark extends HTMLElement {
     this.#line.setAttribute("class", "line");
     this.#line.setAttribute("fill", "none");
     this.#line.setAttribute("vector-effect", "non-scaling-stroke");
+    this.#title.textContent = "Changes per second: nothing known yet";
     svg.append(this.#title, this.#area, this.#line);
     this.append(svg);
   }

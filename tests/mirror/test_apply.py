@@ -1,0 +1,644 @@
+from __future__ import annotations
+
+import json
+from itertools import count
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+
+from mirror import capture
+from mirror.apply import Applier
+from mirror.apply import writer as writer_module
+from mirror.changes import mark_of
+from mirror.errors import (
+    ApplyError,
+    ConstraintFailed,
+    Gap,
+    Malformed,
+    MissingParent,
+    ModelOwned,
+    Superseded,
+    UnknownField,
+    UnknownModel,
+    WrongValue,
+)
+from mirror.models import ModelOwner, Oplog, Outbox, Source, Stream
+from mirror.wire import Batch
+from tests.fakes import Centre, delete, save
+from tests.mirror.conftest import VENDORS
+from tests.project.shop.models import Brand, Bundle, Counter, Product, Reading, Seat, Tag, Ticket
+
+pytestmark = pytest.mark.parametrize("vendor", VENDORS, indirect=True)
+
+A, B, C, D = (str(UUID(int=number)) for number in range(1, 5))
+
+
+@pytest.fixture(autouse=True)
+def as_a_centre(settings):
+    settings.MIRROR = {"MODELS": ["shop.*"], "CAPTURE": None, "DATABASE": "centre"}
+
+
+def brand(uuid, name, pk=None):
+    return save("shop.brand", pk, id=uuid, name=name)
+
+
+def product(uuid, name="p", **fields):
+    return save("shop.product", None, **{"id": uuid, "name": name, "stock": 0, "details": {}, **fields})
+
+
+def unbrand(uuid):
+    return delete("shop.brand", None, id=uuid, name="")
+
+
+def names(centre) -> dict[str, str]:
+    return {str(uuid): name for uuid, name in Brand.objects.using("centre").values_list("id", "name")}
+
+
+def the(model, **filters):
+    return model.objects.using("centre").get(**filters)
+
+
+def nothing_happened(centre) -> bool:
+    source = Source.objects.using("centre").get(pk=centre.source.pk)
+    return (source.cursor, source.position, Oplog.objects.using("centre").count()) == (
+        centre.cursor,
+        centre.position,
+        centre.position,
+    )
+
+
+# Rows
+
+
+def test_a_saved_row_is_here(centre):
+    centre.apply(brand(A, "a"))
+    assert names(centre) == {A: "a"}
+
+
+def test_saving_again_updates_and_keeps_the_local_key(centre):
+    centre.apply(brand(A, "a"))
+    before = the(Brand).pkid
+    centre.apply(brand(A, "b"))
+    assert (names(centre), the(Brand).pkid) == ({A: "b"}, before)
+
+
+def test_a_deleted_row_is_gone_and_may_be_deleted_again(centre):
+    centre.apply(brand(A, "a"), brand(B, "b"))
+    centre.apply(unbrand(A))
+    centre.apply(unbrand(A))
+    assert names(centre) == {B: "b"}
+
+
+def test_the_last_of_many_changes_to_a_row_counts(centre):
+    centre.apply(brand(A, "a"), unbrand(A), brand(A, "b"), brand(B, "x"), brand(A, "c"), unbrand(B))
+    assert names(centre) == {A: "c"}
+
+
+def test_local_keys_are_the_centres_own(centre):
+    Brand.objects.using("centre").create(name="local")
+    centre.apply(brand(A, "a", pk=1), product(B, second_brand=A))
+    assert names(centre)[A] == "a"
+    assert the(Product).second_brand.name == "a"
+
+
+def test_integer_keys_are_the_sources(centre):
+    centre.apply(save("shop.counter", 7, value=1), save("shop.counter", 9, value=2))
+    centre.apply(save("shop.counter", 7, value=3), delete("shop.counter", 9, value=2))
+    assert list(Counter.objects.using("centre").values_list("id", "value")) == [(7, 3)]
+
+
+def test_a_row_of_two_keys_is_matched_by_both(centre):
+    centre.apply(save("shop.seat", ["A", 1], guest="Ada"), save("shop.seat", ["A", 2], guest="Bob"))
+    centre.apply(save("shop.seat", ["A", 1], guest="Eve"), delete("shop.seat", ["A", 2], guest="Bob"))
+    assert list(Seat.objects.using("centre").values_list("row", "number", "guest")) == [("A", 1, "Eve")]
+
+
+def test_a_row_that_is_only_a_key_can_be_saved_again(centre, settings):
+    settings.MIRROR = {
+        "MODELS": ["shop.Counter"], "EXCLUDE_FIELDS": ["shop.Counter.value"], "DATABASE": "centre"
+    }  # fmt: skip
+    again = Centre("centre", "lyon")
+    again.apply(save("shop.counter", 1))
+    again.apply(save("shop.counter", 1))
+    assert list(Counter.objects.using("centre").values_list("id", "value")) == [(1, 0)]
+
+
+# References
+
+
+def test_references_by_uuid_and_by_local_key_point_at_the_same_row(centre):
+    centre.apply(brand(A, "a"), product(B, brand=A, second_brand=A))
+    found = the(Product)
+    assert found.brand == found.second_brand == the(Brand)
+
+
+def test_a_child_may_come_before_its_parent(centre):
+    centre.apply(product(B, brand=A, second_brand=A), brand(A, "a"))
+    assert the(Product).second_brand.name == "a"
+
+
+def test_a_child_may_come_before_its_parent_in_another_flush(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 1)
+    centre.apply(product(C, brand=A, second_brand=A), brand(B, "b"), brand(D, "d"), brand(A, "a"))
+    assert the(Product).second_brand.name == "a"
+    assert names(centre) == {A: "a", B: "b", D: "d"}
+
+
+def test_a_row_may_refer_to_itself_and_in_a_circle(centre):
+    centre.apply(product(A, parent=A), product(B, parent=C), product(C, parent=B))
+    assert {str(row.id): str(row.parent.id) for row in Product.objects.using("centre").all()} == {
+        A: A,
+        B: C,
+        C: B,
+    }
+
+
+@pytest.mark.parametrize("flush", [1, 2, 2000])
+def test_rows_beside_one_that_was_promised_a_key_get_others(centre, monkeypatch, flush):
+    # The database would give the next key out to the first that asks.
+    monkeypatch.setattr("mirror.apply._FLUSH", flush)
+    more = [str(uuid4()) for _ in range(5)]
+    centre.apply(product(B, parent=A), *(product(uuid) for uuid in more), product(A))
+    centre.apply(product(C, parent=D), product(A, name="again"), product(D), product(str(uuid4())))
+    found = {str(row.id): row for row in Product.objects.using("centre").select_related("parent")}
+    assert len(found) == 10
+    assert (str(found[B].parent.id), str(found[C].parent.id), found[A].name) == (A, D, "again")
+
+
+def test_keys_go_on_after_a_promise(centre):
+    centre.apply(product(B, parent=A), product(A))
+    local = Product.objects.using("centre").create(name="local")
+    centre.apply(product(C))
+    assert len({row.pkid for row in Product.objects.using("centre").all()} | {local.pkid}) == 4
+
+
+def test_a_reference_may_move_to_another_row(centre):
+    centre.apply(brand(A, "a"), brand(B, "b"), product(C, second_brand=A))
+    centre.apply(product(C, second_brand=B))
+    assert the(Product).second_brand.name == "b"
+    centre.apply(product(C, second_brand=None))
+    assert the(Product).second_brand is None
+
+
+def test_a_reference_by_integer_key_is_the_sources(centre):
+    centre.apply(
+        save("shop.reading", 1, counter=5, taken_at="2026-01-01T00:00:00.000001Z"),
+        save("shop.counter", 5, value=0),
+    )
+    assert the(Reading).counter_id == 5
+    assert the(Reading).taken_at.isoformat() == "2026-01-01T00:00:00.000001+00:00"
+
+
+def test_a_parent_may_be_deleted_before_its_child(centre):
+    centre.apply(brand(A, "a"), product(B, brand=A, second_brand=A))
+    centre.apply(unbrand(A), delete("shop.product", None, id=B, name="p", brand=A, second_brand=A))
+    assert not Product.objects.using("centre").exists()
+    assert not names(centre)
+
+
+def test_a_row_deleted_and_inserted_again_takes_its_references_along(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 1)
+    centre.apply(brand(A, "a"), product(B, second_brand=A))
+    centre.apply(
+        delete("shop.product", None, id=B, second_brand=A),
+        unbrand(A),
+        brand(C, "between"),
+        brand(A, "again"),
+        product(B, second_brand=A),
+    )
+    assert the(Product).second_brand.name == "again"
+
+
+def test_a_child_of_a_row_deleted_and_inserted_again_may_come_first(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 1)
+    centre.apply(brand(A, "a"))
+    centre.apply(unbrand(A), product(B, second_brand=A), brand(C, "c"), brand(A, "again"))
+    assert the(Product).second_brand.name == "again"
+
+
+def bought(uuid, brand):
+    return product(uuid, brand=brand, second_brand=brand)
+
+
+def unbuy(uuid, brand):
+    return delete("shop.product", None, id=uuid, name="p", brand=brand, second_brand=brand)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [brand(A, "a"), bought(B, A), unbrand(A), unbuy(B, A)],  # parents first, as Django may delete
+        [bought(B, A), brand(A, "a"), unbuy(B, A), unbrand(A)],
+        [bought(B, A), brand(A, "a"), unbrand(A), unbuy(B, A)],
+    ],
+)
+@pytest.mark.parametrize("flush", [1, 2, 3, 2000])
+def test_rows_that_came_and_went_within_a_group_leave_nothing_to_miss(centre, monkeypatch, flush, changes):
+    monkeypatch.setattr("mirror.apply._FLUSH", flush)
+    centre.apply(*changes)
+    centre.apply(brand(A, "a"), bought(B, A))
+    centre.apply(bought(B, A), unbrand(A), unbuy(B, A))
+    assert not centre.rows("shop_product")
+    assert not names(centre)
+
+
+# Rows without a UUID of their own
+
+
+def bundle(uuid, **fields):
+    return [product(uuid), save("shop.bundle", 1, product_ptr=uuid, **fields)]
+
+
+def test_a_multi_table_row_matches_by_its_parent(centre):
+    centre.apply(product(D))
+    centre.apply(*bundle(A, discount=5))
+    centre.apply(save("shop.bundle", 99, product_ptr=A, discount=6))
+    assert [(str(row.id), row.discount) for row in Bundle.objects.using("centre").all()] == [(A, 6)]
+    centre.apply(delete("shop.bundle", 1, product_ptr=A, discount=6), delete("shop.product", None, id=A))
+    assert not Bundle.objects.using("centre").exists()
+    assert [str(row.id) for row in Product.objects.using("centre").all()] == [D]
+
+
+@pytest.mark.parametrize("flush", [1, 2000])
+def test_a_multi_table_row_may_be_deleted_after_its_parent(centre, monkeypatch, flush):
+    monkeypatch.setattr("mirror.apply._FLUSH", flush)
+    centre.apply(*bundle(A, discount=5))
+    centre.apply(delete("shop.product", None, id=A), delete("shop.bundle", 1, product_ptr=A, discount=5))
+    assert not Product.objects.using("centre").exists()
+    assert not centre.rows("shop_bundle")
+
+
+def tagged(uuid, tag, *, op=save):
+    return op("shop.product_tags", 1, product=uuid, tag=tag)
+
+
+def tags(centre) -> set[tuple[str, str]]:
+    rows = Product.tags.through.objects.using("centre").values_list("product__id", "tag__id")
+    return {(str(product), str(tag)) for product, tag in rows}
+
+
+def test_rows_of_a_many_to_many_match_by_both_ends(centre):
+    centre.apply(product(A), product(B), save("shop.tag", 1, id=C, label="c"))
+    centre.apply(tagged(A, C), tagged(B, C))
+    centre.apply(tagged(A, C))
+    assert tags(centre) == {(A, C), (B, C)}
+    centre.apply(tagged(A, C, op=delete))
+    assert tags(centre) == {(B, C)}
+    centre.apply(tagged(B, C, op=delete), tagged(B, C))
+    assert tags(centre) == {(B, C)}
+
+
+@pytest.mark.parametrize("flush", [1, 2000])
+def test_rows_of_a_many_to_many_may_go_after_both_ends(centre, monkeypatch, flush):
+    monkeypatch.setattr("mirror.apply._FLUSH", flush)
+    centre.apply(product(A), save("shop.tag", 1, id=C, label="c"), tagged(A, C))
+    centre.apply(
+        delete("shop.tag", 1, id=C, label="c"),
+        delete("shop.product", None, id=A),
+        tagged(A, C, op=delete),
+    )
+    assert not tags(centre)
+    assert not centre.rows("shop_product_tags")
+
+
+def test_a_row_of_a_many_to_many_may_come_before_both_ends(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 1)
+    centre.apply(
+        tagged(A, C), save("shop.tag", 1, id=D, label="d"), save("shop.tag", 1, id=C, label="c"), product(A)
+    )
+    assert tags(centre) == {(A, C)}
+
+
+# Unique values
+
+
+@pytest.mark.parametrize("flush", [1, 2, 3, 2000])
+def test_unique_values_may_be_swapped(centre, monkeypatch, flush):
+    monkeypatch.setattr("mirror.apply._FLUSH", flush)
+    centre.apply(brand(A, "a"), brand(B, "b"))
+    centre.apply(brand(A, "between"), brand(B, "a"), brand(A, "b"))
+    assert names(centre) == {A: "b", B: "a"}
+
+
+def test_a_unique_value_may_be_handed_over(centre):
+    centre.apply(brand(A, "a"))
+    centre.apply(unbrand(A), brand(B, "a"))
+    assert names(centre) == {B: "a"}
+    centre.apply(brand(B, "b"), brand(C, "a"))
+    assert names(centre) == {B: "b", C: "a"}
+
+
+def test_a_unique_value_may_go_through_many_hands(centre):
+    centre.apply(*(brand(uuid, uuid) for uuid in (A, B, C, D)))
+    centre.apply(brand(D, "x"), brand(A, D), brand(B, A), brand(C, B), brand(D, C))
+    assert names(centre) == {A: D, B: A, C: B, D: C}
+
+
+def test_promises_survive_writing_the_run_again(centre):
+    centre.apply(brand(A, "a"), brand(B, "b"))
+    centre.apply(
+        product(D, parent=C, second_brand=A), brand(A, "x"), brand(B, "a"), brand(A, "b"), product(C)
+    )
+    assert names(centre) == {A: "b", B: "a"}
+    assert str(the(Product, id=D).parent.id) == C
+
+
+# What is refused, and nothing of it kept
+
+
+REFUSED = {
+    "an unknown field": (UnknownField, "colour", [save("shop.brand", 1, id=A, name="a", colour="red")]),
+    "an unknown model": (UnknownModel, "shop.nothing", [save("shop.nothing", 1, id=A)]),
+    "a value of the wrong kind": (WrongValue, "shop.counter.value", [save("shop.counter", 1, value="many")]),
+    "a value too large": (WrongValue, "shop.counter", [save("shop.counter", 1, value=10**30)]),
+    "a key that is no UUID": (WrongValue, "shop.brand", [brand("a", "a")]),
+    "a key that is no text": (WrongValue, "shop.brand", [brand({"a": 1}, "a")]),
+    "no key": (WrongValue, "shop.brand", [save("shop.brand", 1, name="a")]),
+    "no key to delete by": (WrongValue, "shop.brand", [delete("shop.brand", 1, name="a")]),
+    "a key of one instead of two": (WrongValue, "shop.seat", [save("shop.seat", 5, guest="")]),
+    "a key of three instead of two": (WrongValue, "shop.seat", [save("shop.seat", ["A", 1, 2], guest="")]),
+    "a reference that is no UUID": (WrongValue, "second_brand", [product(A, second_brand=5)]),
+    "a reference that is a list": (WrongValue, "second_brand", [product(A, second_brand=[A])]),
+    "a reference to nothing": (MissingParent, A, [product(B, second_brand=A)]),
+    "a child of nothing": (MissingParent, A, [save("shop.bundle", 1, product_ptr=A, discount=1)]),
+    "an end of nothing": (MissingParent, A, [product(B), tagged(B, A)]),
+    "a reference by UUID to nothing": (ApplyError, "shop_product", [product(B, brand=A)]),
+    "a reference by integer to nothing": (
+        ApplyError,
+        "shop_reading",
+        [save("shop.reading", 1, counter=5, taken_at="2026-01-01T00:00:00Z")],
+    ),
+    "a unique value twice": (ConstraintFailed, "shop.brand", [brand(A, "a"), brand(B, "a")]),
+    "NULL where there may be none": (ConstraintFailed, "shop.brand", [brand(A, None)]),
+}
+
+
+@pytest.mark.parametrize(("error", "named", "changes"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_applied_is_refused_whole(centre, error, named, changes):
+    centre.apply(save("shop.ticket", D, text="kept", secret=""))
+    with pytest.raises(error, match=named) as caught:
+        centre.apply(save("shop.tag", 1, id=C, label="beside"), *changes)
+    assert not caught.value.retryable
+    assert not Tag.objects.using("centre").exists()
+    assert nothing_happened(centre)
+    # Its cause removed, it goes on.
+    centre.apply(save("shop.tag", 1, id=C, label="after"))
+    assert the(Tag).label == "after"
+
+
+def test_a_text_longer_than_its_column_is_here_or_refused(centre, vendor):
+    if vendor == "sqlite":
+        centre.apply(brand(A, "a" * 300))
+        assert names(centre)[A] == "a" * 300
+        return
+    with pytest.raises(WrongValue, match=f"shop.brand {A}"):
+        centre.apply(brand(B, "b"), brand(A, "a" * 300))
+    assert nothing_happened(centre)
+
+
+def test_a_nul_in_a_text_is_here_or_refused(centre, vendor):
+    if vendor != "postgresql":
+        centre.apply(brand(A, "a\0b"))
+        assert names(centre)[A] == "a\0b"
+        return
+    with pytest.raises(WrongValue, match=f"shop.brand {A}"):
+        centre.apply(brand(B, "b"), brand(A, "a\0b"))
+    assert nothing_happened(centre)
+
+
+def test_a_long_key_is_copied_in_short(centre):
+    # A model that is not listed here: its key is only history.
+    centre.apply(save("polls.page", "x" * 500), save("polls.page", "x" * 500 + "y"))
+    one, other = Oplog.objects.using("centre").values_list("key", flat=True)
+    assert len(one) == len(other) == 200
+    assert one != other
+
+
+# What follows, and what does not
+
+
+def test_a_batch_that_comes_again_is_refused(centre):
+    batch = centre.batch(brand(A, "a"))
+    centre.take(batch)
+    with pytest.raises(Gap):
+        centre.applier.apply([batch])
+    assert nothing_happened(centre)
+
+
+def test_a_batch_that_skips_is_refused(centre):
+    with pytest.raises(Gap):
+        centre.applier.apply([centre.batch(brand(A, "a"), prev=(5, 1))])
+    assert nothing_happened(centre)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"last": 9},  # ends elsewhere
+        {"position": 9},
+        {"ends": [1]},  # not at the end
+        {"ends": [2, 3]},  # at a change that is not there
+        {"ends": []},  # a group that goes on
+    ],
+)
+def test_a_batch_that_is_not_what_it_says_is_refused(centre, wrong):
+    batch = msgspec.structs.replace(centre.batch(brand(A, "a"), brand(B, "b")), **wrong)
+    with pytest.raises(Gap):
+        centre.applier.apply([batch])
+    assert nothing_happened(centre)
+
+
+def test_changes_out_of_order_are_refused(centre):
+    batch = centre.batch(brand(A, "a"), brand(B, "b"), brand(C, "c"))
+    first, second, third = batch.changes
+    with pytest.raises(Gap):
+        centre.applier.apply([msgspec.structs.replace(batch, changes=[second, first, third])])
+    assert nothing_happened(centre)
+
+
+@pytest.mark.parametrize("raw", [b"0", b'{"ts":1}', b"[" * 100_000, b'"' + b"\xff" + b'"'])
+def test_what_is_no_change_is_malformed(centre, raw):
+    batch = msgspec.structs.replace(centre.batch(brand(A, "a")), changes=[msgspec.Raw(raw)])
+    with pytest.raises(Malformed):
+        centre.applier.apply([batch])
+    assert nothing_happened(centre)
+
+
+def test_an_older_process_cannot_commit_any_more(centre):
+    Source.objects.using("centre").update(fence=1)
+    with pytest.raises(Superseded):
+        centre.apply(brand(A, "a"))
+    assert nothing_happened(centre)
+
+
+def test_a_source_that_was_removed_cannot_be_applied(centre):
+    Source.objects.using("centre").all().delete()
+    with pytest.raises(Superseded):
+        centre.apply(brand(A, "a"))
+
+
+def test_a_source_that_was_reset_cannot_be_applied(centre):
+    Source.objects.using("centre").update(stream=None)
+    with pytest.raises(Superseded, match="reset"):
+        centre.apply(brand(A, "a"))
+
+
+def test_where_the_mirror_is_is_stored_with_the_rows(centre):
+    applied = centre.apply(brand(A, "a"), brand(B, "b"))
+    source = Source.objects.using("centre").select_related("stream").get()
+    last = Oplog.objects.using("centre").latest("ts")
+    assert (applied.cursor, applied.position, applied.mark) == (2, 2, mark_of(last.body))
+    assert (source.cursor, source.position, source.mark) == (2, 2, applied.mark)
+    assert (source.stream.head, source.stream.position) == (2, 2)
+    assert (applied.changes, applied.skipped, source.heard_at is None) == (2, 0, False)
+
+
+def test_batches_of_one_group_are_applied_together(centre):
+    first = centre.batch(brand(A, "a"), ends=False)
+    second = centre.batch(brand(B, "b"), prev=(first.last, first.position))
+    with pytest.raises(Gap):
+        centre.applier.apply([first])
+    centre.take(first, second)
+    assert set(names(centre)) == {A, B}
+
+
+def test_a_group_larger_than_what_is_held_is_one_transaction(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 7)
+    numbers = count()
+    rows = [brand(str(uuid4()), str(next(numbers))) for _ in range(50)]
+    with pytest.raises(UnknownField):
+        centre.apply(*rows, save("shop.tag", 1, id=A, label="", colour=""))
+    assert nothing_happened(centre)
+    centre.apply(*rows)
+    assert len(names(centre)) == 50
+    assert centre.position == 50
+
+
+def test_what_is_known_of_other_rows_is_bounded(centre, monkeypatch):
+    monkeypatch.setattr("mirror.apply._FLUSH", 2)
+    monkeypatch.setattr(writer_module, "_KNOWN", 1)
+    centre.apply(
+        brand(A, "a"), brand(B, "b"), product(C, second_brand=A), product(D, second_brand=B, parent=C)
+    )
+    centre.apply(product(A, second_brand=B, parent=B), product(C, second_brand=A), brand(D, "d"), product(B))
+    found = {str(row.id): row for row in Product.objects.using("centre").select_related("parent")}
+    assert str(found[A].parent.id) == B
+    assert found[C].second_brand.name == "a"
+
+
+def test_the_copy_of_the_oplog_is_exact(centre):
+    # Spaces and escapes as they came: the mark of a change is that of its text.
+    bodies = [
+        f'{{"ts": {ts}, "op":"SAVE","model":"shop.brand","pk":1,\n'
+        f'"fields":{{"id":"{uuid}","name":"\\u00e9 {ts}"}}}}'
+        for ts, uuid in [(5, A), (9, B)]
+    ]
+    centre.take(
+        Batch(
+            prev=0,
+            last=9,
+            position=2,
+            head=9,
+            head_position=2,
+            ends=[9],
+            changes=[msgspec.Raw(body.encode()) for body in bodies],
+        )
+    )
+    copied = Oplog.objects.using("centre").order_by("ts")
+    assert [entry.body for entry in copied] == bodies
+    assert list(copied.values_list("ts", "position", "op", "model", "key", "ends_group")) == [
+        (5, 1, "SAVE", "shop.brand", A, False),
+        (9, 2, "SAVE", "shop.brand", B, True),
+    ]
+
+
+# What is listed here
+
+
+def test_models_that_are_not_listed_here_are_skipped_counted_and_copied(centre, settings):
+    settings.MIRROR = {"MODELS": ["shop.Brand"], "CAPTURE": None, "DATABASE": "centre"}
+    applied = centre.apply(brand(A, "a"), save("shop.counter", 1, value=1), save("polls.poll", 1, x=2))
+    assert (applied.skipped, applied.changes) == (2, 3)
+    assert not Counter.objects.using("centre").exists()
+    assert Source.objects.using("centre").get().skipped == 2
+    assert list(Oplog.objects.using("centre").order_by("ts").values_list("model", flat=True)) == [
+        "shop.brand",
+        "shop.counter",
+        "polls.poll",
+    ]
+
+
+def test_a_field_that_does_not_come_keeps_its_value_here_or_takes_its_default(centre):
+    centre.apply(save("shop.ticket", A, text="a", secret="from an older source"))
+    Ticket.objects.using("centre").update(secret="ours")
+    centre.apply(save("shop.ticket", A, text="b"), save("shop.ticket", B, text="new"))
+    rows = Ticket.objects.using("centre").order_by("id").values_list("text", "secret")
+    assert list(rows) == [("b", "ours"), ("new", "")]
+
+
+def test_a_second_source_may_not_write_rows_matched_by_integer_keys(centre):
+    other = Centre("centre", "lyon")
+    centre.apply(save("shop.counter", 1, value=1))
+    with pytest.raises(ModelOwned, match=r"shop\.counter .* paris"):
+        other.apply(save("shop.counter", 1, value=2))
+    assert the(Counter).value == 1
+    assert ModelOwner.objects.using("centre").get().model == "shop.counter"
+
+
+def test_a_refused_group_leaves_its_models_to_others(centre):
+    other = Centre("centre", "lyon")
+    with pytest.raises(WrongValue):
+        centre.apply(save("shop.counter", 1, value="many"))
+    other.apply(save("shop.counter", 1, value=2))
+    with pytest.raises(ModelOwned):
+        centre.apply(save("shop.counter", 1, value=1))
+
+
+def test_rows_matched_by_uuid_come_from_many_sources(centre):
+    other = Centre("centre", "lyon")
+    centre.apply(brand(A, "a", pk=1), save("shop.ticket", A, text="", secret=""))
+    other.apply(brand(B, "b", pk=1), product(C, second_brand=A), save("shop.ticket", B, text="", secret=""))
+    assert names(centre) == {A: "a", B: "b"}
+    assert Stream.objects.using("centre").count() == 2
+
+
+# A centre that is itself recorded
+
+
+def test_applying_does_not_echo(centre, vendor, settings):
+    if vendor != "sqlite":
+        pytest.skip("there are no triggers for it yet")
+    settings.MIRROR = {"MODELS": ["shop.*"], "DATABASE": "centre"}
+    capture.prepare(connections["centre"])
+    Brand.objects.using("centre").create(id=C, name="its own")
+    applier = Applier(centre.source.pk, fence=0, using="centre")
+    applier.apply([centre.batch(brand(A, "a"), product(B, second_brand=A))])
+    assert [json.loads(entry.payload)["name"] for entry in Outbox.objects.using("centre").all()] == [
+        "its own"
+    ]
+    Brand.objects.using("centre").filter(id=A).update(name="changed here")
+    assert Outbox.objects.using("centre").count() == 2
+
+
+def test_the_default_database_is_not_touched(centre, source):
+    centre.apply(brand(A, "a"))
+    assert connection.alias == DEFAULT_DB_ALIAS
+    assert not Brand.objects.exists()
+
+
+def test_foreign_keys_are_checked_again_afterwards(centre, vendor):
+    if vendor != "mariadb":
+        pytest.skip("it checks at commit")
+
+    def checked():
+        with connections["centre"].cursor() as cursor:
+            cursor.execute("SELECT @@foreign_key_checks")
+            return cursor.fetchone()[0]
+
+    centre.apply(brand(A, "a"))
+    assert checked() == 1
+    with pytest.raises(WrongValue):
+        centre.apply(brand("x", "a"))
+    assert checked() == 1

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+from django.test import override_settings
+
+from mirror.conf import Conf, conf, decode_conf, known_keys
+from mirror.errors import ConfigurationError
+
+
+def test_every_key_has_a_default():
+    assert decode_conf({}) == Conf()
+    assert "MODELS" in known_keys()
+
+
+def test_keys_are_upper_case():
+    assert decode_conf({"MODELS": ["a.B"], "FRAME_BYTES": 5000}) == Conf(models=["a.B"], frame_bytes=5000)
+
+
+def test_whole_numbers_serve_as_seconds():
+    assert decode_conf({"HEARTBEAT": 5}).heartbeat == 5.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"MODLES": []}, "MODLES"),  # a typo
+        ({"models": []}, "models"),  # the wrong case
+        ({"MODELS": "polls.*"}, "MIRROR.MODELS"),  # a string would be a list of letters
+        ({"MODELS": [5]}, "MIRROR.MODELS"),
+        ({"CAPTURE": "magic"}, "MIRROR.CAPTURE"),
+        ({"CAPTURE": False}, "MIRROR.CAPTURE"),
+        ({"HEARTBEAT": "5"}, "MIRROR.HEARTBEAT"),
+        ({"HEARTBEAT": 0}, "MIRROR.HEARTBEAT"),
+        ({"SEQUENCER_PAUSE": -0.1}, "MIRROR.SEQUENCER_PAUSE"),
+        ({"FRAME_BYTES": 4095}, "MIRROR.FRAME_BYTES"),
+        ({"FRAME_BYTES": 1_000_001}, "MIRROR.FRAME_BYTES"),  # daphne takes no more
+        ({"WINDOW_BYTES": 1.5}, "MIRROR.WINDOW_BYTES"),
+        ({"APPLY_CHANGES": 0}, "MIRROR.APPLY_CHANGES"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_key(setting, named):
+    with pytest.raises(ConfigurationError, match=named):
+        decode_conf(setting)
+
+
+@pytest.mark.parametrize("value", [None, [], "MODELS"])
+def test_a_setting_that_is_no_dict_is_refused(value):
+    with pytest.raises(ConfigurationError):
+        decode_conf(value)
+
+
+def test_no_capture_is_a_choice_and_so_is_nothing_at_all():
+    assert decode_conf({"CAPTURE": None}).capture is None
+    assert decode_conf({"SEQUENCER_PAUSE": 0}).sequencer_pause == 0
+
+
+def test_a_changed_setting_counts_at_once_and_only_while_it_lasts():
+    before = conf()
+    with override_settings(MIRROR={"HEARTBEAT": 1.25}):
+        assert conf().heartbeat == 1.25
+        with override_settings(MIRROR={"HEARTBEAT": -1}), pytest.raises(ConfigurationError):
+            conf()
+    assert conf() == before
+
+
+def test_it_is_decoded_once():
+    assert conf() is conf()
