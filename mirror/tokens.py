@@ -66,6 +66,11 @@ def revoke(name: str) -> Token:
     return token
 
 
+def holds(name: str) -> bool:
+    """Whether the token of this name may still be used."""
+    return Token.objects.using(conf().database).filter(name=name, revoked_at=None).exists()
+
+
 def issued() -> QuerySet[Token]:
     return Token.objects.using(conf().database).order_by("name")
 

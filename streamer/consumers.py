@@ -19,6 +19,7 @@ from mirror.errors import (
     RemoteProtocolError,
     Silent,
     Superseded,
+    Unauthorized,
     UnsupportedProtocol,
 )
 from mirror.models import Stream
@@ -28,6 +29,9 @@ from streamer.hub import Hub, Tail, hub
 from streamer.presence import Presence, present
 
 logger = logging.getLogger("mirror.streamer")
+
+#: Seconds between two looks whether the token still holds.
+_ASK_AGAIN = 10.0
 
 #: Who follows which stream in this process: a mirror that comes again takes its own place.
 _following: dict[tuple[str, str, str], StreamConsumer] = {}
@@ -46,6 +50,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
         self.work: asyncio.Task[None] | None = None
         self.presence: Presence | None = None
         self.heard = asyncio.get_running_loop().time()
+        self.ask_at = self.heard + _ASK_AGAIN
         self.acked = asyncio.Event()
         self.token = await self._authenticate()
         if self.token is None:
@@ -127,6 +132,8 @@ class StreamConsumer(AsyncWebsocketConsumer):
         await self._take_place(place)
         try:
             with self.hub.listen(stream) as (tail, grown):
+                # What is committed but not in order yet belongs to the head that is told.
+                await self.hub.look(at_most=conf().heartbeat)
                 await self._answer(request, stream, tail)
                 self.presence = Presence(
                     token=place[0],
@@ -173,6 +180,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
     async def _pump(self, tail: Tail, grown: asyncio.Event) -> None:
         while True:
+            await self._still_allowed()
             grown.clear()
             segment = tail.after(self.session.cursor)
             found = [segment] if segment else []
@@ -186,8 +194,18 @@ class StreamConsumer(AsyncWebsocketConsumer):
             if not found:
                 await self._idle(grown, tail)
 
+    async def _still_allowed(self) -> None:
+        """Called at least with every heartbeat. Raises Unauthorized."""
+        now = asyncio.get_running_loop().time()
+        if now < self.ask_at:
+            return
+        self.ask_at = now + _ASK_AGAIN
+        if not await self.hub.call(lambda: tokens.holds(self.token or "")):
+            raise Unauthorized("the token was revoked")
+
     async def _await_credit(self, tail: Tail) -> None:
         while not self.session.ready:
+            await self._still_allowed()
             self.acked.clear()
             self._note()
             await self._idle(self.acked, tail)

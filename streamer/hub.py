@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TypeVar
 
@@ -92,6 +92,7 @@ class Hub:
         self._stopped = threading.Event()
         self._asked = threading.Event()
         self._thread: threading.Thread | None = None
+        self._awaited: list[Listener] = []
         self._quiet = 0
         self._untold = 0
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="mirror-reader")
@@ -138,6 +139,16 @@ class Hub:
                 if not self._listeners[stream.pk]:
                     del self._listeners[stream.pk], self._tails[stream.pk]
 
+    async def look(self, *, at_most: float) -> None:
+        """Return once the thread has looked at everything that is committed by now, or after so long."""
+        loop, looked = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            self._awaited.append((loop, looked))
+        self._asked.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                await looked.wait()
+
     async def page(self, tail: Tail, cursor: int) -> list[Segment]:
         """Segments after a cursor that the ring does not continue, up to where it does."""
         return await self.call(lambda: self._read_page(tail, cursor))
@@ -182,6 +193,14 @@ class Hub:
             self._quiet += 1
             return doorbell.interval * (1 if self._quiet < _QUIET_LOOKS else _QUIET_FACTOR)
         self._asked.clear()
+        with self._lock:
+            awaited, self._awaited = self._awaited, []
+        try:
+            return self._look(doorbell)
+        finally:
+            _set_events(awaited)
+
+    def _look(self, doorbell: Doorbell) -> float:
         moved = guarded_step(self._sequencer) if self._sequencer is not None else 0
         self.step()
         # The lines can wait until the consumers, who share the interpreter's lock, have sent the changes.
@@ -219,12 +238,17 @@ class Hub:
     def _wake(self, stream_id: int) -> None:
         with self._lock:
             listeners = list(self._listeners.get(stream_id, ()))
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
-        for loop, event in listeners:
-            by_loop.setdefault(loop, []).append(event)
-        for loop, events in by_loop.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_set_all, events)
+        _set_events(listeners)
+
+
+def _set_events(listeners: list[Listener]) -> None:
+    """From the thread: one call into each loop, however many wait there."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for loop, event in listeners:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_set_all, events)
 
 
 def _check() -> None:

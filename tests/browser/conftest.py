@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
-from tests.end_to_end.processes import Running, Site, wait_until
+from tests.end_to_end.processes import Site
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
@@ -27,12 +27,7 @@ ARGUMENTS = [
 class Board(Site):
     """A server whose dashboard is looked at."""
 
-    def serve(self) -> Running:
-        daphne = self.start(
-            "daphne", "-m", "daphne", "-v", "0", "-p", str(self.port), "tests.browser.site:application"
-        )
-        wait_until(lambda: self._answers(daphne), what="daphne answers")
-        return daphne
+    application = "tests.browser.site:application"
 
     @property
     def page(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pymysql
 import pytest
+from psycopg.types.json import set_json_loads
 
 #: As Django's DATABASES has it.
 Database = dict[str, Any]
@@ -101,7 +102,10 @@ def _administer(engine: str, sql: str) -> None:
 
 
 def _postgresql(name: str) -> psycopg.Connection[tuple[Any, ...]]:
-    return psycopg.connect(host="127.0.0.1", user="postgres", dbname=name, autocommit=True)
+    connection = psycopg.connect(host="127.0.0.1", user="postgres", dbname=name, autocommit=True)
+    # JSON as its text, as the others give it: a string of JSON could not be told from one of SQL.
+    set_json_loads(lambda text: bytes(text).decode(), connection)
+    return connection
 
 
 def _mariadb(name: str) -> Any:

@@ -107,8 +107,8 @@ def _decimal(value: Any) -> Decimal:
     return round(Decimal(str(value)), 2)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(json.loads(value) if isinstance(value, str) else value, sort_keys=True)
+def _json(value: str) -> str:
+    return json.dumps(json.loads(value), sort_keys=True)
 
 
 def _time(value: str | datetime.datetime) -> datetime.datetime:

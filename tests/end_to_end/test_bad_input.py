@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from tests.end_to_end.conftest import Ground
 from tests.end_to_end.oracle import assert_same_shop
 from tests.end_to_end.processes import Running
 from tests.end_to_end.raw_socket import RawSocket
+from tests.end_to_end.talker import Talker, connect
 
 _PROTOCOL = "livemirror.v1"
 _MIRROR = str(uuid.UUID(int=1))
@@ -33,7 +33,7 @@ class Server:
         self.site.run("for n in range(20): shop.Ticket.objects.create(text=str(n))")
 
     @contextmanager
-    def connected(self, token: str | None = None, **options: Any) -> Iterator[ClientConnection]:
+    def connected(self, token: str | None = None, **options: Any) -> Iterator[Talker]:
         options.setdefault("subprotocols", [_PROTOCOL])
         headers = {"Authorization": f"Bearer {token or self.token}", **options.pop("headers", {})}
         with connect(
@@ -68,12 +68,12 @@ def subscribe(**values: Any) -> str:
     return json.dumps({"type": "subscribe", "mirror": _MIRROR, "window": 1_000_000, **values})
 
 
-def hear(connection: ClientConnection) -> dict[str, Any]:
+def hear(connection: Talker) -> dict[str, Any]:
     message: dict[str, Any] = json.loads(connection.recv(timeout=30))
     return message
 
 
-def refusal(connection: ClientConnection) -> tuple[str, int]:
+def refusal(connection: Talker) -> tuple[str, int]:
     """The code that comes, after whatever else, and the code of the close."""
     code = ""
     with suppress(ConnectionClosed):
@@ -129,6 +129,14 @@ def test_a_revoked_token_is_refused(server: Server):
     with pytest.raises(InvalidStatus) as refused, server.connected(token):
         pass
     assert refused.value.response.status_code == 403
+
+
+def test_a_token_that_is_revoked_while_it_is_used_ends_the_stream(server: Server):
+    token = server.site.token("guest")
+    with server.connected(token) as connection:
+        streaming(connection)
+        server.site.run("from mirror import tokens; tokens.revoke('guest')")
+        assert refusal(connection) == ("unauthorized", 4401)
 
 
 def test_another_path_is_no_stream(server: Server):
@@ -220,7 +228,7 @@ def test_a_message_larger_than_any_is_cut_off(server: Server):
 # In the stream
 
 
-def streaming(connection: ClientConnection) -> tuple[int, int]:
+def streaming(connection: Talker) -> tuple[int, int]:
     """Subscribe; return how many bytes of frames came and the cursor at their end."""
     connection.send(subscribe())
     assert hear(connection)["type"] == "subscribed"

@@ -95,11 +95,14 @@ def test_until_caught_up_exits_with_0_once_level(ground: Ground):
 
 
 def test_until_caught_up_includes_what_nobody_has_put_in_order_yet(ground: Ground):
-    """The first connection to a source that has just been started."""
+    """The head that a source tells when it has just been started, with a backlog."""
     source, centre = ground.source(), ground.centre()
-    source.run("shop.Ticket.objects.bulk_create([shop.Ticket(text=str(n)) for n in range(3000)])")
-    source.serve()
+    daphne = source.serve()
     centre.follow("source", source.url, source.token())
+    centre.manage("runmirror", "--until-caught-up", expect=0)
+    daphne.kill()
+    source.run("shop.Ticket.objects.bulk_create([shop.Ticket(text=str(n)) for n in range(20_000)])")
+    source.serve()
     centre.manage("runmirror", "--until-caught-up", expect=0)
     assert_same_shop(source, centre)
 
