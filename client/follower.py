@@ -85,6 +85,7 @@ class Follower:
         self.hopeless = asyncio.Event()
         self._backoff = Backoff(settings.backoff_first, settings.backoff_longest, world.uniform)
         self._stop = asyncio.Event()
+        self._answered = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"mirror-{name}")
         self._spool = Spool(settings.window_bytes)
         self._applier: Applier | None = None
@@ -111,7 +112,7 @@ class Follower:
     async def _attempt(self) -> MirrorError:
         """One connection, from dialling to its end; return why it ended."""
         try:
-            await self._connection()
+            await self._connection_or_stop()
         except Superseded:
             # Said by our database it is the end; said by the source it may be our own older connection.
             await self._call(self.books.place)
@@ -122,6 +123,20 @@ class Follower:
             await self._call(self.books.close)
             return MirrorError(f"the database is not available: {error}")
         return MirrorError("stopped")
+
+    async def _connection_or_stop(self) -> None:
+        """Before the source has answered there is nothing to finish, and it may never answer."""
+        self._answered = False
+        connection = asyncio.create_task(self._connection())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([connection, stop], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not connection.done() and not self._answered:
+            connection.cancel()
+            await asyncio.wait([connection])
+            if connection.cancelled():
+                return
+        await connection
 
     async def _wait(self, error: MirrorError) -> None:
         self.level.clear()
@@ -148,6 +163,7 @@ class Follower:
             await self._tell(SourceState.CONNECTING)
         async with self.world.connect(place.url, place.token) as link:
             connection = await self._subscribe(link, place)
+            self._answered = True
             reader = asyncio.create_task(self._read(connection))
             beater = asyncio.create_task(self._beat(connection))
             applier = asyncio.create_task(self._apply(connection))

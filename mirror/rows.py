@@ -52,11 +52,11 @@ class RowReader:
         self,
         mirrored: MirroredModel,
         connection: BaseDatabaseWrapper,
-        value: Callable[[Any], Any],
+        decoders: Mapping[str, Callable[[Any], Any]],
         resolve: Resolve,
     ) -> None:
         self.mirrored = mirrored
-        self._value = value
+        self._decoders = decoders
         self._resolve = resolve
         self._columns = [
             (field, _dumper(field, connection), _uuid_dumper(field, connection)) for field in mirrored.fields
@@ -73,17 +73,26 @@ class RowReader:
         for field, dump, dump_uuid in self._columns:
             if field.column not in columns:
                 continue
-            raw = self._value(columns[field.column])
-            local = dump(raw)
+            stored = columns[field.column]
+            local = self._local(field.column, stored, dump)
             if field is self.mirrored.pk:
                 pk = local
-            fields[field.name] = dump_uuid(self._uuid(field, raw, columns)) if field.reference else local
+            fields[field.name] = dump_uuid(self._uuid(field, stored, columns)) if field.reference else local
         key = ",".join(str(fields[name]) for name in self._key_names)
         if self._hidden is not None:
             fields.pop(self._hidden, None)
         elif self.mirrored.pk is None:
             pk = [fields.pop(name) for name in self._key_names]
         return Row(pk=pk, fields=fields, key=key)
+
+    def _local(self, column: str, stored: Any, dump: Callable[[Any], Any]) -> Any:
+        decode = self._decoders.get(column)  # a column that is gone since has none
+        try:
+            return dump(stored if decode is None else decode(stored))
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
+            # PostgreSQL's infinity, a year 10000, what a foreign program left in SQLite's untyped columns:
+            # Python cannot hold it, so it travels as stored, and a mirror that cannot take it says so.
+            return stored
 
     def _uuid(self, field: MirroredField, raw: Any, columns: Mapping[str, Any]) -> Any:
         if raw is None or field.reference is None:

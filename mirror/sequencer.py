@@ -120,8 +120,8 @@ class Sequencer:
             if mirrored is None:
                 return None
             connection = connections[self.using]
-            writer = WRITERS[connection.vendor]
-            self._readers[label] = RowReader(mirrored, connection, writer.value, self._resolve)
+            decoders = WRITERS[connection.vendor].decoders(connection, mirrored)
+            self._readers[label] = RowReader(mirrored, connection, decoders, self._resolve)
         return self._readers[label]
 
     # References whose parent the trigger could not see

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from mirror.capture import sqlite
+from mirror.capture import postgresql, sqlite
+from mirror.capture.tables import Table
 from mirror.conf import conf
 from mirror.models import Outbox, Stream
 from mirror.registry import MirroredModel, mirrored_models
@@ -32,15 +34,19 @@ class Writer(Protocol):
     """What a database vendor has to offer. Trigger names begin with ``PREFIX``."""
 
     PREFIX: str
+    #: True where its SQL also replaces what is installed, and that is not in the way of a migration.
+    IN_PLACE: bool
+
+    def alone(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+        """Within a transaction: whoever else wants to change the triggers waits for its end."""
+
+    def tables(self, connection: BaseDatabaseWrapper, names: Iterable[str]) -> dict[str, Table]:
+        """Those of the tables that exist and can have triggers."""
 
     def triggers(
-        self,
-        connection: BaseDatabaseWrapper,
-        mirrored: MirroredModel,
-        columns: Iterable[str],
-        tables: Container[str],
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
     ) -> dict[str, str]:
-        """Name and SQL of each trigger for a table that has these columns, in a database of these tables."""
+        """Name and SQL of each trigger for a table, in a database of these tables."""
 
     def installed(self, connection: BaseDatabaseWrapper) -> dict[str, tuple[str, str]]:
         """Table and SQL of each trigger of ours, by name."""
@@ -48,14 +54,16 @@ class Writer(Protocol):
     def drop(self, connection: BaseDatabaseWrapper, name: str) -> str:
         """The SQL that removes a trigger."""
 
-    def value(self, raw: Any) -> Any:
-        """What the database driver would have returned for a value of the payload."""
+    def decoders(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel
+    ) -> Mapping[str, Callable[[Any], Any]]:
+        """By column: from a value of the payload to what the driver would have returned."""
 
     def silenced(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
         """Within the current transaction, which has written already: let nothing be captured."""
 
 
-WRITERS: dict[str, Writer] = {"sqlite": sqlite.Sqlite()}
+WRITERS: dict[str, Writer] = {"postgresql": postgresql.Postgresql(), "sqlite": sqlite.Sqlite()}
 
 
 def supported(vendor: str) -> bool:
@@ -75,33 +83,37 @@ def sync(connection: BaseDatabaseWrapper) -> list[str]:
     writer = WRITERS.get(connection.vendor)
     if writer is None:
         return []
-    with connection.cursor() as cursor:
-        tables = set(connection.introspection.table_names(cursor))
-    wanted = _wanted(connection, writer, tables) if conf().capture == "triggers" else {}
-    present = writer.installed(connection)
-    done = []
-    with connection.cursor() as cursor:
-        for name, (_table, sql) in present.items():
-            if wanted.get(name) != sql:
+    if not any(_difference(connection, writer)):
+        return []
+    with transaction.atomic(using=connection.alias), writer.alone(connection):
+        # Again: whoever was first may have done it.
+        removed, added = _difference(connection, writer)
+        with connection.cursor() as cursor:
+            for name in removed:
                 cursor.execute(writer.drop(connection, name))
-                done.append(f"removed {name}")
-        for name, sql in wanted.items():
-            if name not in present or present[name][1] != sql:
+            for sql in added.values():
                 cursor.execute(sql)
-                done.append(f"installed {name}")
-    return done
+    return [f"removed {name}" for name in removed] + [f"installed {name}" for name in added]
 
 
-def _wanted(connection: BaseDatabaseWrapper, writer: Writer, tables: set[str]) -> dict[str, str]:
+def _difference(connection: BaseDatabaseWrapper, writer: Writer) -> tuple[list[str], dict[str, str]]:
+    """The triggers to remove, and those to install."""
+    wanted = _wanted(connection, writer) if conf().capture == "triggers" else {}
+    present = {name: sql for name, (_table, sql) in writer.installed(connection).items()}
+    added = {name: sql for name, sql in wanted.items() if present.get(name) != sql}
+    kept = wanted if writer.IN_PLACE else wanted.keys() - added.keys()
+    return [name for name in present if name not in kept], added
+
+
+def _wanted(connection: BaseDatabaseWrapper, writer: Writer) -> dict[str, str]:
+    models = mirrored_models().values()
+    tables = writer.tables(connection, [Outbox._meta.db_table, *(mirrored.table for mirrored in models)])
     if Outbox._meta.db_table not in tables:
         return {}
     wanted: dict[str, str] = {}
-    for mirrored in mirrored_models().values():
+    for mirrored in models:
         if mirrored.table in tables:
-            with connection.cursor() as cursor:
-                description = connection.introspection.get_table_description(cursor, mirrored.table)
-            columns = {info.name for info in description}
-            wanted |= writer.triggers(connection, mirrored, columns, tables)
+            wanted |= writer.triggers(connection, mirrored, tables)
     return wanted
 
 
@@ -130,6 +142,8 @@ class MigrationGuard:
 
     def _release(self, table: str) -> None:
         writer = WRITERS[self.connection.vendor]
+        if writer.IN_PLACE:
+            return
         with self.connection.cursor() as cursor:
             for name, (owner, _sql) in writer.installed(self.connection).items():
                 if owner == table:

@@ -8,13 +8,14 @@ becomes an array of objects. SQLite is dynamically typed, so every column is ask
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Max
 
+from mirror.capture.tables import Table
 from mirror.changes import Op
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel
@@ -27,16 +28,30 @@ _NOW = "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000
 
 class Sqlite:
     PREFIX = "livemirror_"
+    IN_PLACE = False
+
+    def alone(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+        return nullcontext()  # its first write is its lock
+
+    def tables(self, connection: BaseDatabaseWrapper, names: Iterable[str]) -> dict[str, Table]:
+        with connection.cursor() as cursor:
+            present = set(connection.introspection.table_names(cursor))
+            return {
+                name: Table(
+                    name=connection.ops.quote_name(name),
+                    columns={
+                        info.name: "" for info in connection.introspection.get_table_description(cursor, name)
+                    },
+                )
+                for name in names
+                if name in present
+            }
 
     def triggers(
-        self,
-        connection: BaseDatabaseWrapper,
-        mirrored: MirroredModel,
-        columns: Iterable[str],
-        tables: Container[str],
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
     ) -> dict[str, str]:
         quote = connection.ops.quote_name
-        present = set(columns)
+        present = tables[mirrored.table].columns
         fields = [field for field in mirrored.fields if field.column in present]
         save = _insert(quote, Op.SAVE, mirrored.label, _payload(quote, fields, "NEW", tables))
         delete = _insert(quote, Op.DELETE, mirrored.label, _payload(quote, fields, "OLD", tables))
@@ -67,12 +82,10 @@ class Sqlite:
     def drop(self, connection: BaseDatabaseWrapper, name: str) -> str:
         return f"DROP TRIGGER {connection.ops.quote_name(name)}"
 
-    def value(self, raw: Any) -> Any:
-        if isinstance(raw, dict):
-            if "b" in raw:
-                return bytes.fromhex(raw["b"])
-            return float(raw["r"])
-        return raw
+    def decoders(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel
+    ) -> dict[str, Callable[[Any], Any]]:
+        return {field.column: _decode for field in mirrored.fields}
 
     @contextmanager
     def silenced(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
@@ -81,6 +94,12 @@ class Sqlite:
         last = outbox.aggregate(last=Max("id"))["last"] or 0
         yield
         outbox.filter(id__gt=last)._raw_delete(connection.alias)
+
+
+def _decode(raw: Any) -> Any:
+    if isinstance(raw, dict):
+        return bytes.fromhex(raw["b"]) if "b" in raw else float(raw["r"])
+    return raw
 
 
 def _insert(quote: Any, op: Op, label: str, payload: str) -> str:

@@ -37,6 +37,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
         self._lines: set[_Line] = set()
+        self._handlers: set[asyncio.Task[Any]] = set()
         self._dark = False
         self._fate: Callable[[], tuple[int, bool] | None] = lambda: None
 
@@ -119,19 +120,25 @@ class Proxy:
             line.dark(dark)
 
     async def _end(self) -> None:
-        tasks = [task for line in self._lines for task in line.tasks]
-        await self._cut(reset=True)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for handler in self._handlers:
+            handler.cancel()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
         self.opened += 1
         line = _Line(self, writer, self._fate())
         line.dark(self._dark)
         self._lines.add(line)
         try:
             await line.carry(reader, self.target)
+        except asyncio.CancelledError:
+            return
         finally:
             self._lines.discard(line)
+            self._handlers.discard(handler)
 
 
 class _Line:
@@ -143,7 +150,6 @@ class _Line:
         self._far: asyncio.StreamWriter | None = None
         self._fate = fate
         self._light = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
 
     def dark(self, dark: bool) -> None:
         if dark:
@@ -157,17 +163,17 @@ class _Line:
         except OSError:
             self.end(reset=True)
             return
-        self.tasks = [
+        pumps = [
             asyncio.ensure_future(self._pump(near, self._far, counted=False)),
             asyncio.ensure_future(self._pump(far, self._near, counted=True)),
         ]
         try:
-            await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.end(reset=False)
-            for task in self.tasks:
-                task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool

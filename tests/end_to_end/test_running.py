@@ -87,6 +87,18 @@ def test_sigterm_finishes_the_batch_and_exits_with_0(ground: Ground):
     assert_same_shop(source, centre)
 
 
+def test_sigterm_does_not_wait_for_a_source_that_says_nothing(ground: Ground):
+    source, centre = ground.source(), ground.centre(DEADLINE=600.0)
+    source.serve()
+    line = ground.proxy(source)
+    line.darken()
+    centre.follow("source", line.url, source.token())
+    mirror = centre.mirror()
+    wait_until(lambda: line.opened)
+    assert mirror.stop(seconds=60) == 0
+    assert centre.source_row()["state"] == "stopped"
+
+
 def test_until_caught_up_exits_with_0_once_level(ground: Ground):
     source, centre = ground.pair()
     source.run("shop.Ticket.objects.bulk_create([shop.Ticket(text=str(n)) for n in range(3000)])")

@@ -146,6 +146,15 @@ def _postgresql(django_db_blocker) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def postgresql_source(django_db_blocker) -> Iterator[dict[str, Any]]:
+    """A migrated database with triggers, for ``postgresql_support.recorded``."""
+    from tests.mirror.postgresql_support import migrated
+
+    with django_db_blocker.unblock(), migrated() as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
 def _mariadb(django_db_blocker) -> Iterator[dict[str, Any]]:
     import pymysql
 

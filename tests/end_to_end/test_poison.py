@@ -1,0 +1,41 @@
+"""Values that a database holds and its field cannot: nothing stops unseen."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.end_to_end.conftest import Ground
+from tests.end_to_end.oracle import assert_same_shop
+from tests.end_to_end.processes import wait_until, wait_until_level, wait_until_state
+
+_PRODUCT = "INSERT INTO shop_product (id, name, stock, price, on_sale, details{more}) VALUES ({values})"
+
+
+def product(*, price: str = "1", more: str = "", value: str = "") -> str:
+    values = f"'{'0' * 31}1', 'poison', 1, {price}, 0, '{{}}'{value and f', {value}'}"
+    return _PRODUCT.format(more=more and f", {more}", values=values)
+
+
+@pytest.mark.parametrize(
+    ("sql", "field"),
+    [
+        (product(price="'free'"), "price"),
+        (product(more="listed_at", value="'yesterday'"), "listed_at"),
+        (product(more="shelf_life", value="'long'"), "shelf_life"),
+        (product(more="weight", value="'heavy'"), "weight"),
+    ],
+    ids=["decimal", "time", "duration", "float"],
+)
+def test_a_value_of_another_kind_halts_the_mirror_until_it_is_mended(ground: Ground, sql: str, field: str):
+    source, centre = ground.pair()
+    centre.mirror()
+    with source.writing() as connection:
+        connection.execute(sql)
+    halted = wait_until_state(centre, "halted", "wrong_value")
+    assert f"shop.product.{field}" in halted["error_text"]
+    wait_until(lambda: source.one("SELECT count(*) FROM mirror_outbox") == 0, what="the source goes on")
+
+    # Mended where it was made, it is mended everywhere.
+    source.run(f"shop.Product.objects.update({field}=None if {field!r} != 'price' else 1)")
+    wait_until_level(source, centre)
+    assert_same_shop(source, centre)
