@@ -91,6 +91,9 @@ async def connect(url: str, token: str, *, frame_bytes: int, timeout: float) -> 
             raise LineLost(f"{url} answers HTTP {status}") from error
         raise NotAStream(f"{url} is not a stream (HTTP {status})") from error
     except (InvalidURI, InvalidHandshake, WebSocketException) as error:
+        if isinstance(error.__cause__, EOFError | OSError):
+            # The line broke in the middle of the handshake; what answered may well be a stream.
+            raise LineLost(f"{url} hung up during the handshake") from error
         raise NotAStream(f"{url} is not a stream: {error}") from error
     except (OSError, TimeoutError, EOFError) as error:
         raise LineLost(f"{url} cannot be reached: {error or type(error).__name__}") from error

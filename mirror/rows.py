@@ -87,12 +87,14 @@ class RowReader:
 
     def _local(self, column: str, stored: Any, dump: Callable[[Any], Any]) -> Any:
         decode = self._decoders.get(column)  # a column that is gone since has none
+        raw = stored
         try:
-            return dump(stored if decode is None else decode(stored))
-        except (ArithmeticError, AttributeError, TypeError, ValueError):
+            raw = stored if decode is None else decode(stored)
+            return dump(raw)
+        except (*_REFUSALS, AttributeError):
             # PostgreSQL's infinity, a year 10000, what a foreign program left in SQLite's untyped columns:
             # Python cannot hold it, so it travels as stored, and a mirror that cannot take it says so.
-            return stored
+            return raw if isinstance(raw, str | int) or _finite(raw) else stored
 
     def _uuid(self, field: MirroredField, raw: Any, columns: Mapping[str, Any]) -> Any:
         if raw is None or field.reference is None:
@@ -116,6 +118,10 @@ class RowWriter:
             return self._loaders[name](value)
         except _REFUSALS as error:
             raise WrongValue(f"{self.mirrored.label}.{name} does not take {value!r:.200}: {error}") from error
+
+
+def _finite(raw: Any) -> bool:
+    return isinstance(raw, float) and math.isfinite(raw)
 
 
 # From the database to JSON

@@ -50,6 +50,17 @@ class Sequencer:
             cursor.execute(self._sql.waiting)
             if cursor.fetchone() is None:
                 return 0
+        try:
+            return self._locked_pass()
+        except OperationalError as error:
+            if "decode to UTF-8" not in str(error):
+                raise
+        # SQLite keeps whatever bytes a program calls text. One such row must not stop the stream.
+        logger.error("a captured text is not UTF-8: what cannot be read becomes U+FFFD")
+        connections[self.using].connection.text_factory = _readable
+        return self._locked_pass()
+
+    def _locked_pass(self) -> int:
         with transaction.atomic(using=self.using):
             desk = self._lock()
             return self._pass(desk) if desk is not None else 0
@@ -151,6 +162,10 @@ class Sequencer:
         for payload in deletes.values_list("payload", flat=True).iterator(_PAGE):
             self._remember(reference.label, merge_payload(msgspec.json.decode(payload)))
         return self._gone.get((reference.label, pk))
+
+
+def _readable(text: bytes) -> str:
+    return text.decode(errors="replace")
 
 
 class _Statements:

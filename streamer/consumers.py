@@ -205,10 +205,10 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
     async def _await_credit(self, tail: Tail) -> None:
         while not self.session.ready:
-            await self._still_allowed()
             self.acked.clear()
             self._note()
             await self._idle(self.acked, tail)
+            await self._still_allowed()
 
     async def _idle(self, event: asyncio.Event, tail: Tail) -> None:
         """Wait for something to do; say that we live; notice when the other side does not."""

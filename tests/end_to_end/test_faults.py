@@ -47,6 +47,26 @@ class Consistency:
             self.seen.append((cursor, position))
 
 
+def assert_groups_are_whole(source: Site) -> None:
+    """Replayed up to the end of any group, the oplog keeps what every transaction of the writers kept."""
+    counters: dict[int, int] = {}
+    tickets: set[str] = set()
+    ends = 0
+    for ends_group, body in source.rows("SELECT ends_group, body FROM mirror_oplog ORDER BY ts"):
+        change = json.loads(body)
+        if change["model"] == "shop.counter":
+            counters.pop(change["pk"], None)
+            if change["op"] == "SAVE":
+                counters[change["pk"]] = change["fields"]["value"]
+        elif change["model"] == "shop.ticket":
+            (tickets.add if change["op"] == "SAVE" else tickets.discard)(change["pk"])
+        if ends_group:
+            ends += 1
+            assert sum(counters.values()) == 0, f"the group that ends at {change['ts']} cuts a transfer"
+            assert len(tickets) % 2 == 0, f"the group that ends at {change['ts']} cuts a pair"
+    assert ends > 10
+
+
 def assert_logged_once(source: Site, captured: int) -> None:
     """The lines of oplog.log are the changes, in order, each once and whole."""
     wait_until(lambda: source.oplog_log.read_text().count("\n") >= captured, what="every change is logged")
@@ -104,6 +124,7 @@ def test_ten_thousand_changes_survive_kills_and_cuts(ground: Ground, seed: int):
     assert watch.looks > 100
     assert_same_shop(source, centre)
     assert_same_oplog(source, centre, captured=captured)
+    assert_groups_are_whole(source)
     assert_logged_once(source, captured)
     rolled_back = "SELECT count(*) FROM mirror_oplog WHERE body LIKE '%rolled back%'"
     assert source.one(rolled_back) == centre.one(rolled_back) == 0

@@ -39,3 +39,29 @@ def test_a_value_of_another_kind_halts_the_mirror_until_it_is_mended(ground: Gro
     source.run(f"shop.Product.objects.update({field}=None if {field!r} != 'price' else 1)")
     wait_until_level(source, centre)
     assert_same_shop(source, centre)
+
+
+def test_a_number_with_too_many_digits_arrives_as_it_is(ground: Ground):
+    """Django's own ``update`` writes it, and Django itself cannot read it again."""
+    source, centre = ground.pair()
+    centre.mirror()
+    source.run(
+        "from django.db.models import F\n"
+        "shop.Product.objects.create(name='dear', price=99_999_999)\n"
+        "shop.Product.objects.update(price=F('price') * 10**12)\n"
+    )
+    wait_until_level(source, centre)
+    assert_same_shop(source, centre)
+
+
+def test_a_text_that_is_no_text_does_not_stop_the_stream(ground: Ground):
+    source, centre = ground.pair()
+    centre.mirror()
+    with source.writing() as connection:
+        connection.execute(
+            "INSERT INTO shop_ticket (id, text, secret) VALUES (?, CAST(x'61ff62' AS TEXT), '')",
+            ["0" * 31 + "1"],
+        )
+    source.run("shop.Ticket.objects.create(text='after')")
+    wait_until_level(source, centre)
+    assert centre.rows("SELECT text FROM shop_ticket ORDER BY rowid") == [("a\ufffdb",), ("after",)]

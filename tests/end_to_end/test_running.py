@@ -119,6 +119,20 @@ def test_until_caught_up_includes_what_nobody_has_put_in_order_yet(ground: Groun
     assert_same_shop(source, centre)
 
 
+def test_a_line_that_breaks_during_the_handshake_is_tried_again(ground: Ground):
+    source, centre = ground.source(), ground.centre()
+    source.serve()
+    source.run("shop.Ticket.objects.create(text='patience')")
+    line = ground.proxy(source)
+    line.break_after(40)
+    centre.follow("source", line.url, source.token())
+    mirror = centre.mirror("--until-caught-up")
+    wait_until(lambda: line.opened > 2 or not mirror.alive)
+    line.spare()
+    assert mirror.wait() == 0
+    assert_same_shop(source, centre)
+
+
 def test_until_caught_up_exits_with_1_when_refused(ground: Ground):
     source, centre = ground.source(), ground.centre()
     source.serve()
