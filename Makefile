@@ -1,5 +1,9 @@
 # make demo    both servers, the mirror and some traffic, until Ctrl-C
 # make test    everything that CI checks
+# make judge   Django's own ORM tests with capture and without; JUDGE_ARGS="--engine sqlite basic"
+# make applications   Wagtail, django-helpdesk and others under the mirror; APPLICATIONS_ARGS="wagtail --engine sqlite"
+# make bench   speed, beside peers; BENCH_ARGS="latency --engine sqlite --scale 0.1"
+# make bench-capture   what capture costs the application, per database; BENCH_ARGS="--engine sqlite"
 # make clean   remove the environments, the caches and the demo's databases
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,9 +15,14 @@ CENTRAL_PORT ?= 8000
 TRAFFIC ?= 1
 OPEN ?= 1
 PYTEST_ARGS ?= -n 2
+JUDGE_ARGS ?=
+APPLICATIONS_ARGS ?=
+BENCH_ARGS ?=
+CQRS_VENV ?= .venv-cqrs
+APPLICATIONS_VENV ?= .venv-applications
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types migrations pytest venv clean
+.PHONY: help demo test judge bench bench-capture lint format types migrations pytest applications venv clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -49,6 +58,37 @@ migrations: $(STAMP)
 pytest: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Fetches Django's source distribution; its tests take hours on a small machine.
+judge: $(STAMP)
+	$(BIN)/python -m tests.judge $(JUDGE_ARGS)
+
+# Applications want versions of their own, and so an environment of their own.
+applications: $(APPLICATIONS_VENV)/stamp
+	$(APPLICATIONS_VENV)/bin/python -m tests.applications $(APPLICATIONS_ARGS)
+
+$(APPLICATIONS_VENV)/stamp: pyproject.toml tests/applications/requirements.txt tests/applications/constraints.txt
+	@$(APPLICATIONS_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(APPLICATIONS_VENV)
+	$(APPLICATIONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint tests/applications/constraints.txt --requirement tests/applications/requirements.txt \
+		--editable ".[postgresql,mysql]"
+	@touch $@
+
+bench: $(VENV)/bench-stamp $(CQRS_VENV)/stamp
+	BENCH_CQRS_PYTHON=$(CQRS_VENV)/bin/python $(BIN)/python -m bench $(BENCH_ARGS)
+
+$(VENV)/bench-stamp: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group bench
+	@touch $@
+
+# A peer wants a Django of its own.
+$(CQRS_VENV)/stamp: bench/cqrs/requirements.txt
+	@$(CQRS_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(CQRS_VENV)
+	$(CQRS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench-capture: $(STAMP)
+	$(BIN)/python -m bench.capture $(BENCH_ARGS)
+
 venv: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -61,5 +101,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .venv313 demo/var build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv313 $(APPLICATIONS_VENV) $(CQRS_VENV) .cache demo/var build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,17 +15,19 @@ class MirrorConfig(AppConfig):
 
     def ready(self) -> None:
         from mirror import checks  # noqa: F401
+        from mirror.capture import signals
 
+        signals.switch()
         pre_migrate.connect(_before_migrate, sender=self)
         post_migrate.connect(_after_migrate, sender=self)
 
 
-def _before_migrate(*, using: str, **kwargs: Any) -> None:
+def _before_migrate(*, using: str, apps: Any = None, plan: Any = (), **kwargs: Any) -> None:
     from mirror import capture
     from mirror.conf import conf
 
     if using == conf().database:
-        capture.before_migrate(connections[using])
+        capture.before_migrate(connections[using], past=apps, plan=plan)
 
 
 def _after_migrate(*, using: str, **kwargs: Any) -> None:
@@ -33,5 +35,4 @@ def _after_migrate(*, using: str, **kwargs: Any) -> None:
     from mirror.conf import conf
 
     if using == conf().database:
-        capture.after_migrate(connections[using])
         capture.prepare(connections[using])

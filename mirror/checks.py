@@ -15,7 +15,8 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
-from django.db import connections
+from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model
 
 from mirror import capture, registry
@@ -205,8 +206,39 @@ def check_database(setting: Conf) -> Iterator[CheckMessage]:
         return
     vendor = connections[alias].vendor
     if setting.capture == "triggers" and not capture.supported(vendor):
-        hint = f'There are for {", ".join(capture.WRITERS)}. On a server that only mirrors: "CAPTURE": None.'
+        hint = (
+            f'There are for {", ".join(capture.WRITERS)}. Elsewhere: "CAPTURE": "signals" (docs/signals.md). '
+            'On a server that only mirrors: "CAPTURE": None.'
+        )
         yield _error("E007", f"MIRROR['CAPTURE']: there are no triggers for {vendor} yet.", hint)
+
+
+@_judges
+def check_routers(setting: Conf) -> Iterator[CheckMessage]:
+    if setting.capture is None or setting.database not in connections.settings:
+        return
+    ours = connections[setting.database]
+    for model in _mirrored():
+        alias = router.db_for_write(model)
+        if alias == setting.database:
+            continue
+        # Triggers do not ask by what name their database was called.
+        if setting.capture == "triggers" and same_database(connections[alias], ours):
+            continue
+        yield Warning(
+            f"Its rows are written to the database {alias!r} (DATABASE_ROUTERS), but MIRROR records "
+            f"{setting.database!r} alone: they are not captured.",
+            hint=f'Set MIRROR["DATABASE"] to {alias!r} if all listed models are written there, let the '
+            f"router send {model._meta.label} to {setting.database!r}, or do not list it.",
+            obj=model,
+            id="mirror.W005",
+        )
+
+
+def same_database(one: BaseDatabaseWrapper, other: BaseDatabaseWrapper) -> bool:
+    """Whether two aliases lead to one place, as far as their settings say it."""
+    keys = ("ENGINE", "HOST", "PORT", "NAME")
+    return all(str(one.settings_dict.get(key, "")) == str(other.settings_dict.get(key, "")) for key in keys)
 
 
 @_judges

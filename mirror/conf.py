@@ -25,7 +25,7 @@ class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="uppe
     #: ``app_label.Model.field`` that may leave although they look like secrets.
     allow_sensitive: list[str] = []
     #: How writes are noticed; None on a server that only mirrors.
-    capture: Literal["triggers"] | None = "triggers"
+    capture: Literal["triggers", "signals"] | None = "triggers"
     #: The database alias that is recorded or written to.
     database: str = "default"
     #: How often a process looks for newly committed changes while there are some.

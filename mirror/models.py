@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext_lazy as _
 
 from mirror.changes import Op
@@ -47,15 +48,24 @@ class Stream(models.Model):
         return str(self.uuid)
 
 
-class Outbox(models.Model):
-    """A committed change that has no place in the order yet. Written by triggers only."""
+class OutboxKey(models.BigAutoField):  # type: ignore[type-arg]
+    """Ascending among those that wait. SQLite's AUTOINCREMENT would make it ascend for ever, at the price of
+    a second table that every captured change writes to.
+    """
 
-    id = models.BigAutoField(primary_key=True)
+    def db_type_suffix(self, connection: BaseDatabaseWrapper) -> str | None:
+        return None if connection.vendor == "sqlite" else super().db_type_suffix(connection)
+
+
+class Outbox(models.Model):
+    """A committed change without a place in the order yet, written by triggers or ``CAPTURE: "signals"``."""
+
+    id = OutboxKey(primary_key=True)
     op = models.CharField(max_length=6)
     model = models.CharField(max_length=200)
     #: Epoch microseconds.
     captured_at = models.BigIntegerField()
-    #: The row's columns as the database stores them, as JSON.
+    #: The row's columns as the database stores them, as JSON; or, from "signals", the row as it travels.
     payload = models.TextField()
 
     class Meta:
@@ -66,17 +76,44 @@ class Outbox(models.Model):
         return f"{self.op} {self.model}"
 
 
+class Hole(models.Model):
+    """A write that ``CAPTURE: "signals"`` noticed and could not capture."""
+
+    kind = models.CharField(max_length=20)
+    model = models.CharField(max_length=200)
+    #: One of the statements, without its values.
+    sample = models.TextField(blank=True)
+    #: At least so many.
+    count = models.BigIntegerField(default=0)
+    first_seen = models.DateTimeField()
+    last_seen = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("hole")
+        verbose_name_plural = _("holes")
+        constraints = [models.UniqueConstraint(fields=["kind", "model"], name="mirror_hole_kind_model")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.model}"
+
+
 class Oplog(models.Model):
     """A change in its place. ``body`` is the JSON object exactly as it travels."""
 
     id = models.BigAutoField(primary_key=True)
-    stream = models.ForeignKey(Stream, models.CASCADE, related_name="changes", db_index=False)
+    #: Without a constraint in the database, which would look the stream up again for every change.
+    stream = models.ForeignKey(
+        Stream, models.CASCADE, related_name="changes", db_index=False, db_constraint=False
+    )
     ts = models.BigIntegerField(_("timestamp"))
     position = models.BigIntegerField()
     op = models.CharField(_("operation"), max_length=6, choices=[(op.value, op.value) for op in Op])
     model = models.CharField(max_length=200)
     #: What identifies the row on every server: the UUID, or the primary key.
     key = models.CharField(max_length=200)
+    #: A number for ``model`` and ``key``, see ``oplog.row_number``: an index of their texts cost more than
+    #: all the rest of writing a change.
+    row = models.BigIntegerField(default=0, editable=False)
     #: True for the last change of a group: only there a mirror may commit.
     ends_group = models.BooleanField()
     body = models.TextField()
@@ -85,7 +122,7 @@ class Oplog(models.Model):
         verbose_name = _("oplog entry")
         verbose_name_plural = _("oplog")
         constraints = [models.UniqueConstraint(fields=["stream", "ts"], name="mirror_oplog_stream_ts")]
-        indexes = [models.Index(fields=["model", "key", "stream", "ts"], name="mirror_oplog_row")]
+        indexes = [models.Index(fields=["row", "ts"], name="mirror_oplog_row_ts")]
 
     def __str__(self) -> str:
         return f"{self.ts} {self.op} {self.model} {self.key}"

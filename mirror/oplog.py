@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
 
 from django.db import transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, Q
 
 from mirror.changes import mark_of
 from mirror.errors import Forked, Pruned, UnknownStream
@@ -18,6 +20,16 @@ _KEY = Oplog._meta.get_field("key").max_length or 200
 def fit_key(key: str) -> str:
     """A row's key as the oplog's column holds it: a longer one ends in a digest of the whole."""
     return key if len(key) <= _KEY else f"{key[: _KEY - 17]}~{mark_of(key)}"
+
+
+def row_number(model: str, key: str) -> int:
+    """A number to find the changes of a row by; others may share it. ``key`` as the column holds it."""
+    return crc32(key.encode(), crc32(model.encode()))
+
+
+def of_row(model: Any, key: Any, row: Any) -> Q:
+    """The changes of one row: of given values, or of another query's."""
+    return Q(row=row, model=model, key=key)
 
 
 def stream_for(uuid: str | None, using: str) -> Stream:

@@ -9,49 +9,73 @@ one sequencer at a time, and any process may be the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from uuid import UUID
 
 import msgspec
+from django.apps import apps
 from django.db import connections, transaction
 from django.db.utils import InterfaceError, OperationalError
 
 from mirror import oplog, oplogger
-from mirror.capture import WRITERS
+from mirror.capture import WRITERS, told
+from mirror.capture.triggers import foreign
 from mirror.changes import Change, Op, encode_change, stamp
 from mirror.conf import conf
-from mirror.doorbell import doorbell_for
+from mirror.doorbell import Patience, doorbell_for
 from mirror.models import Oplog, Outbox, Stream
-from mirror.registry import Reference, mirrored_models
-from mirror.rows import RowReader, merge_payload
+from mirror.registry import CONTENT_TYPE, MirroredModel, Reference, mirrored_models
+from mirror.rows import Row, RowReader, merge_payload
+from mirror.rows.names import ContentTypeNames
 
 logger = logging.getLogger("mirror.sequencer")
 
 _PAGE = 1000
+#: Seconds until a process that runs other code than the last ``migrate`` looks again.
+_REST = 5.0
+#: The isolation level of a pass, whatever the project has chosen for its own transactions. On PostgreSQL a
+#: SERIALIZABLE pass that read the outbox would make transactions of the application fail, and one with an old
+#: snapshot would fail itself when another sequencer was first. MySQL has no cursor that keeps its snapshot
+#: from one page to the next.
+_LEVELS = {"postgresql": "READ COMMITTED", "mysql": "REPEATABLE READ"}
 #: The column of an oplog row that says whether its change ends a group.
-_ENDS_GROUP = 6
+_ENDS_GROUP = 7
 
 
 class Sequencer:
     """Moves the outbox of one database into its oplog; ``step`` is one pass."""
 
-    def __init__(self, using: str | None = None) -> None:
+    def __init__(self, using: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.using = using or conf().database
+        self._clock = clock
+        self._rests_until = 0.0
         self._sql = _Statements(connections[self.using].ops.quote_name)
         self._readers: dict[str, RowReader] = {}
-        self._gone: dict[tuple[str, Any], Any] = {}
+        #: The UUIDs of rows that this pass told to be deleted, or saved again after that, by model and key.
+        self._told: dict[tuple[str, Any], Any] = {}
+        #: Those of rows whose deletion this pass may still tell, by model; made where somebody asks.
+        self._deletions: dict[str, dict[Any, Any]] = {}
+        #: The whole outbox, where it is no more than a page.
+        self._whole: Sequence[tuple[Any, ...]] | None = None
         self._unlisted: set[str] = set()
+        self._known: dict[str, set[str]] = {}
+        self._names = ContentTypeNames(self.using)
 
     def step(self) -> int:
         """Give every committed change its place; return how many there were."""
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(self._sql.waiting)
-            if cursor.fetchone() is None:
-                return 0
+        if self._clock() < self._rests_until:
+            return 0
         try:
-            return self._locked_pass()
+            return self._locked_pass() if self._waits() else 0
+        except _OtherCode as what:
+            # The log would lack what this process does not know. Whoever knows it must come to the outbox.
+            logger.error("%s: run migrate, and restart this process. Until then changes wait.", what)
+            self._rests_until = self._clock() + _REST
+            return 0
         except OperationalError as error:
             if "decode to UTF-8" not in str(error):
                 raise
@@ -60,69 +84,124 @@ class Sequencer:
         connections[self.using].connection.text_factory = _readable
         return self._locked_pass()
 
+    def _waits(self) -> bool:
+        if connections[self.using].vendor == "postgresql":
+            return True  # the lock asks: what is read outside a pass has the isolation level of the project
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(self._sql.waiting)
+            return cursor.fetchone() is not None
+
     def _locked_pass(self) -> int:
+        alone = not connections[self.using].in_atomic_block
         with transaction.atomic(using=self.using):
-            desk = self._lock()
+            desk = self._lock(alone=alone)
             return self._pass(desk) if desk is not None else 0
 
-    def _lock(self) -> _Desk | None:
-        # A write is the portable lock: it takes the row on servers, and on SQLite the database, at once;
-        # reading first would make a deferred SQLite transaction fail instead of wait.
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(self._sql.lock, [True])
-            cursor.execute(self._sql.stream, [True])
+    def _lock(self, *, alone: bool) -> _Desk | None:
+        """Be the one sequencer until the end of the transaction. None without a stream, or without work."""
+        connection = connections[self.using]
+        with connection.cursor() as cursor:
+            if alone and connection.vendor in _LEVELS:
+                cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {_LEVELS[connection.vendor]}")
+            for statement in self._sql.lock.get(connection.vendor, self._sql.lock_row):
+                cursor.execute(statement, [True])
             row = cursor.fetchone()
         return _Desk(*row) if row else None
 
     def _pass(self, desk: _Desk) -> int:
         taken = _Runs()
-        self._gone.clear()
+        self._told.clear()
+        self._deletions.clear()
+        self._whole = None
+        self._names.forget()
         first = desk.position
         entries = _mark_last(self._entries(desk, taken))
         with connections[self.using].cursor() as cursor:
             while page := list(islice(entries, _PAGE)):
                 cursor.executemany(self._sql.insert, page)
             # Only ids that were read: on a server a lower id may be committed after this pass looked.
-            cursor.executemany(self._sql.forget, taken.runs)
+            # A run without its last, and then the last: MySQL waits for whoever holds the row that a range
+            # ends at, and the row after the last one may belong to a transaction that takes its time.
+            cursor.executemany(self._sql.forget_range, [run for run in taken.runs if run[0] < run[1]])
+            cursor.executemany(self._sql.forget, [run[1:] for run in taken.runs])
             logged = desk.logged if oplogger.is_heard() else desk.head
             cursor.execute(self._sql.move, [desk.head, desk.position, logged, desk.stream_id])
+        self._tell_coerced()
         return desk.position - first
+
+    def _tell_coerced(self) -> None:
+        for label, reader in self._readers.items():
+            for name, count in sorted(reader.coerced.items()):
+                logger.warning(
+                    "coerced: %d of %s.%s in a form of %s's own, which mirrors elsewhere do not keep",
+                    count,
+                    label,
+                    name,
+                    connections[self.using].display_name,
+                )
+            reader.coerced.clear()
 
     def _entries(self, desk: _Desk, taken: _Runs) -> Iterator[list[Any]]:
         """Rows for the oplog, in the order of their columns."""
-        with connections[self.using].chunked_cursor() as cursor:
-            cursor.execute(self._sql.outbox)
-            while page := cursor.fetchmany(_PAGE):
-                for number, op, label, captured_at, payload in page:
-                    taken.add(number)
-                    change, key = self._change(op, label, payload, stamp(desk.head, captured_at))
-                    if change is None:
-                        continue
-                    desk.head = change.ts
-                    desk.position += 1
-                    body = encode_change(change)
-                    yield [
-                        desk.stream_id,
-                        change.ts,
-                        desk.position,
-                        op,
-                        label,
-                        oplog.fit_key(key),
-                        False,
-                        body,
-                    ]
+        for number, op, label, captured_at, payload in self._captured():
+            taken.add(number)
+            change, key = self._change(op, label, payload, stamp(desk.head, captured_at))
+            if change is None:
+                continue
+            desk.head = change.ts
+            desk.position += 1
+            body = encode_change(change)
+            fitted = oplog.fit_key(key)
+            row = oplog.row_number(label, fitted)
+            yield [desk.stream_id, change.ts, desk.position, op, label, fitted, row, False, body]
+
+    def _captured(self) -> Iterator[tuple[Any, ...]]:
+        """The outbox as of one moment, a page at a time in memory."""
+        page = self._page(after=0)
+        if len(page) < _PAGE:
+            # Opening, reading and closing a cursor of the server would take longer than the rest of the pass.
+            self._whole = page
+            yield from page
+            self._whole = None
+        elif connections[self.using].vendor == "mysql":
+            # Its driver would fetch the whole result at once; the pages are of the snapshot of the pass.
+            while page:
+                yield from page
+                page = self._page(after=page[-1][0])
+        else:
+            with connections[self.using].chunked_cursor() as cursor:
+                cursor.execute(self._sql.outbox)
+                while page := cursor.fetchmany(_PAGE):
+                    yield from page
+
+    def _page(self, *, after: int) -> Sequence[tuple[Any, ...]]:
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(self._sql.page, [after, _PAGE])
+            page: Sequence[tuple[Any, ...]] = cursor.fetchall()
+        return page
 
     def _change(self, op: str, label: str, payload: str, ts: int) -> tuple[Change | None, str]:
         reader = self._reader(label)
         if reader is None:
             if label not in self._unlisted:
+                self._be_of_the_same_code(label, known=_is_installed(label))
                 logger.warning("%s is not in MIRROR['MODELS'] any more: dropped", label)
                 self._unlisted.add(label)
             return None, ""
-        columns = merge_payload(msgspec.json.decode(payload))
-        if op == Op.DELETE:
-            self._remember(label, columns)
-        row = reader.read(columns)
+        row = told.decode(payload, reader.mirrored)
+        if row is None:
+            columns = merge_payload(msgspec.json.decode(payload))
+            self._note(op, reader.mirrored, columns)
+            known = self._known[label]
+            if not columns.keys() <= known:
+                self._be_of_the_same_code(f"{label}: {', '.join(columns.keys() - known)}", known=False)
+                known |= columns.keys()
+            if label == CONTENT_TYPE:
+                self._names.note(columns)
+            row = reader.read(columns)
+        else:
+            self._note(op, reader.mirrored, row)
+            row = told.complete(row, reader.mirrored, self._resolved)
         return Change(ts=ts, op=Op(op), model=label, pk=row.pk, fields=row.fields), row.key
 
     def _reader(self, label: str) -> RowReader | None:
@@ -131,21 +210,42 @@ class Sequencer:
             if mirrored is None:
                 return None
             connection = connections[self.using]
-            decoders = WRITERS[connection.vendor].decoders(connection, mirrored)
-            self._readers[label] = RowReader(mirrored, connection, decoders, self._resolve)
+            writer = WRITERS.get(connection.vendor)
+            decoders = writer.decoders(connection, mirrored) if writer is not None else {}
+            self._readers[label] = RowReader(mirrored, connection, decoders, self._resolve, self._names.of)
+            names = [str(field.column) for field in mirrored.model._meta.local_concrete_fields]
+            self._known[label] = {*names, *(f"{name}>" for name in names)}
         return self._readers[label]
+
+    def _be_of_the_same_code(self, what: str, *, known: bool) -> None:
+        """Raise _OtherCode where what was captured is unknown here, but not to whoever made the triggers."""
+        if not known and foreign(connections[self.using]):
+            raise _OtherCode(f"{what} was captured by triggers that this code would not make")
 
     # References whose parent the trigger could not see
 
-    def _remember(self, label: str, columns: dict[str, Any]) -> None:
-        mirrored = mirrored_models()[label]
-        if mirrored.pk is not None and mirrored.local_pk and not mirrored.pk.reference:
-            self._gone[label, columns.get(mirrored.pk.column)] = columns.get(mirrored.key[0].column)
+    def _note(self, op: str, mirrored: MirroredModel, row: Row | dict[str, Any]) -> None:
+        # Of a row that is not deleted the table knows as much.
+        if (op == Op.DELETE or self._told) and _is_referred_to_by_pk(mirrored):
+            pk, uuid = _identity(mirrored, row)
+            if op == Op.DELETE or (mirrored.label, pk) in self._told:
+                self._told[mirrored.label, pk] = uuid
+
+    def _resolved(self, reference: Reference, pk: Any) -> str | None:
+        """The same as it travels."""
+        uuid = self._resolve(reference, pk)
+        return None if uuid is None else str(uuid if isinstance(uuid, UUID) else UUID(uuid))
 
     def _resolve(self, reference: Reference, pk: Any) -> Any:
-        """The parent came after its child in the same transaction, or was deleted before it."""
-        if (reference.label, pk) in self._gone:
-            return self._gone[reference.label, pk]
+        """The UUID that the parent has at this place of the order; it may have another one by now.
+
+        The parent came after its child in the same transaction, was deleted before it, or is of any table.
+        """
+        if (reference.label, pk) in self._told:
+            return self._told[reference.label, pk]
+        deletions = self._coming(reference.label)
+        if pk in deletions:
+            return deletions[pk]
         connection = connections[self.using]
         quote = connection.ops.quote_name
         with connection.cursor() as cursor:
@@ -155,17 +255,54 @@ class Sequencer:
                 [pk],
             )
             found = cursor.fetchone()
-        return found[0] if found else self._deleted_later(reference, pk)
+        return found[0] if found else self._deleted(reference.label, self._waiting(reference.label)).get(pk)
 
-    def _deleted_later(self, reference: Reference, pk: Any) -> Any:
-        deletes = Outbox.objects.using(self.using).filter(op=Op.DELETE, model=reference.label).order_by("id")
-        for payload in deletes.values_list("payload", flat=True).iterator(_PAGE):
-            self._remember(reference.label, merge_payload(msgspec.json.decode(payload)))
-        return self._gone.get((reference.label, pk))
+    def _coming(self, label: str) -> dict[Any, Any]:
+        if label not in self._deletions:
+            if self._whole is None:
+                payloads = self._waiting(label)
+            else:
+                payloads = (row[4] for row in self._whole if (row[1], row[2]) == (Op.DELETE, label))
+            self._deletions[label] = self._deleted(label, payloads)
+        return self._deletions[label]
+
+    def _waiting(self, label: str) -> Iterator[str]:
+        deletes = Outbox.objects.using(self.using).filter(op=Op.DELETE, model=label).order_by("id")
+        return deletes.values_list("payload", flat=True).iterator(_PAGE)
+
+    def _deleted(self, label: str, payloads: Iterable[str]) -> dict[Any, Any]:
+        """By key: the UUID of each row at its first deletion."""
+        mirrored = mirrored_models()[label]
+        found: dict[Any, Any] = {}
+        for payload in payloads:
+            row = told.decode(payload, mirrored) or merge_payload(msgspec.json.decode(payload))
+            pk, uuid = _identity(mirrored, row)
+            found.setdefault(pk, uuid)
+        return found
+
+
+def _is_referred_to_by_pk(mirrored: MirroredModel) -> bool:
+    return mirrored.pk is not None and mirrored.local_pk and not mirrored.pk.reference
+
+
+def _identity(mirrored: MirroredModel, row: Row | dict[str, Any]) -> tuple[Any, Any]:
+    """The key and the UUID of a row that others refer to by the one and that travels as the other."""
+    assert mirrored.pk is not None, mirrored.label
+    if isinstance(row, Row):
+        return msgspec.json.decode(row.pk), row.key
+    return row.get(mirrored.pk.column), row.get(mirrored.key[0].column)
 
 
 def _readable(text: bytes) -> str:
     return text.decode(errors="replace")
+
+
+class _OtherCode(Exception):
+    """The code of this process is older than the triggers, or a migration is not done yet."""
+
+
+def _is_installed(label: str) -> bool:
+    return any(model._meta.label_lower == label for model in apps.get_models(include_auto_created=True))
 
 
 class _Statements:
@@ -174,13 +311,23 @@ class _Statements:
     def __init__(self, quote: Callable[[str], str]) -> None:
         stream, outbox, log = (quote(model._meta.db_table) for model in (Stream, Outbox, Oplog))
         local, position = quote("local"), quote("position")
-        columns = ("stream_id", "ts", "position", "op", "model", "key", "ends_group", "body")
+        columns = ("stream_id", "ts", "position", "op", "model", "key", "row", "ends_group", "body")
         self.waiting = f"SELECT 1 FROM {outbox} LIMIT 1"
-        self.lock = f"UPDATE {stream} SET head = head WHERE {local} = %s"
-        self.stream = f"SELECT id, head, {position}, logged FROM {stream} WHERE {local} = %s"
-        self.outbox = f"SELECT id, op, model, captured_at, payload FROM {outbox} ORDER BY id"
-        self.insert = f"INSERT INTO {log} ({', '.join(map(quote, columns))}) VALUES (%s{', %s' * 7})"
-        self.forget = f"DELETE FROM {outbox} WHERE id BETWEEN %s AND %s"
+        desk = f"SELECT id, head, {position}, logged FROM {stream} WHERE {local} = %s"
+        # On SQLite a write takes the database at once; reading first would make a deferred transaction fail
+        # instead of wait. On a server it would leave a dead row for every pass. MySQL would take its snapshot
+        # for a subquery, before it waits for the row.
+        self.lock_row = (f"{desk} FOR UPDATE",)
+        self.lock = {
+            "sqlite": (f"UPDATE {stream} SET head = head WHERE {local} = %s", desk),
+            "postgresql": (f"{desk} AND EXISTS (SELECT 1 FROM {outbox}) FOR UPDATE",),
+        }
+        captured = f"SELECT id, op, model, captured_at, payload FROM {outbox}"
+        self.outbox = f"{captured} ORDER BY id"
+        self.page = f"{captured} WHERE id > %s ORDER BY id LIMIT %s"
+        self.insert = f"INSERT INTO {log} ({', '.join(map(quote, columns))}) VALUES (%s{', %s' * 8})"
+        self.forget_range = f"DELETE FROM {outbox} WHERE id >= %s AND id < %s"
+        self.forget = f"DELETE FROM {outbox} WHERE id = %s"
         self.move = f"UPDATE {stream} SET head = %s, {position} = %s, logged = %s WHERE id = %s"
 
 
@@ -196,11 +343,13 @@ class _Desk:
 
 def run(sequencer: Sequencer, *, stopped: Callable[[], bool], sleep: Callable[[float], object]) -> None:
     """Passes until ``stopped``: what ``runsequencer`` does, and a serving process on the side."""
-    doorbell = doorbell_for(connections[sequencer.using])
+    doorbell, patience = doorbell_for(connections[sequencer.using]), Patience()
     while not stopped():
         moved = guarded_step(sequencer) if doorbell.rang() else 0
         _guarded(sequencer.using, lambda: oplogger.tell(sequencer.using))
-        sleep(conf().sequencer_pause if moved else doorbell.interval)
+        if moved:
+            patience.stir()
+        sleep(conf().sequencer_pause if moved else patience.pause(doorbell.interval))
     doorbell.close()
 
 

@@ -26,7 +26,7 @@ from django.db.utils import DatabaseError, InterfaceError
 from mirror import oplog, oplogger
 from mirror.checks import TAG
 from mirror.conf import conf
-from mirror.doorbell import Doorbell, doorbell_for
+from mirror.doorbell import Doorbell, Patience, doorbell_for
 from mirror.errors import ConfigurationError
 from mirror.models import Stream
 from mirror.sequencer import Sequencer, guarded_step
@@ -40,9 +40,8 @@ _PAGE_BYTES = 1024 * 1024
 #: After an unforeseen error the thread looks again, but not at once.
 _AFTER_ERROR = 1.0
 
-#: After this many looks in vain the next ones are this much rarer.
-_QUIET_LOOKS = 500
-_QUIET_FACTOR = 2.5
+#: Seconds after which subscribers are no longer waited for: their loop may have ended.
+_SENDING_AT_MOST = 1.0
 #: Under a steady load the log lines are told every so many turns.
 _TURNS_UNTOLD = 20
 
@@ -93,8 +92,11 @@ class Hub:
         self._asked = threading.Event()
         self._thread: threading.Thread | None = None
         self._awaited: list[Listener] = []
-        self._quiet = 0
+        self._patience = Patience()
         self._untold = 0
+        #: Loops that were woken and have not sent to everybody yet, and until when that counts.
+        self._sending = 0
+        self._sending_until = 0.0
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="mirror-reader")
 
     # For the consumers
@@ -190,18 +192,21 @@ class Hub:
     def _turn(self, doorbell: Doorbell) -> float:
         """One look; return the seconds until the next."""
         if not doorbell.rang() and not self._asked.is_set():
-            self._quiet += 1
-            return doorbell.interval * (1 if self._quiet < _QUIET_LOOKS else _QUIET_FACTOR)
+            return self._patience.pause(doorbell.interval)
         self._asked.clear()
         with self._lock:
             awaited, self._awaited = self._awaited, []
         try:
-            return self._look(doorbell)
+            return self._look(doorbell, awaited=bool(awaited))
         finally:
             _set_events(awaited)
 
-    def _look(self, doorbell: Doorbell) -> float:
+    def _look(self, doorbell: Doorbell, *, awaited: bool) -> float:
         moved = guarded_step(self._sequencer) if self._sequencer is not None else 0
+        if self._still_sending() and not awaited:
+            # Many subscribers take longer than a pass: what comes meanwhile goes to them as one.
+            self._asked.set()
+            return conf().sequencer_pause
         self.step()
         # The lines can wait until the consumers, who share the interpreter's lock, have sent the changes.
         self._untold += 1
@@ -209,7 +214,7 @@ class Hub:
             oplogger.tell(self.using)
             self._untold = 0
         if moved:
-            self._quiet = 0
+            self._patience.stir()
         return conf().sequencer_pause if moved else doorbell.interval
 
     def step(self) -> None:
@@ -238,17 +243,33 @@ class Hub:
     def _wake(self, stream_id: int) -> None:
         with self._lock:
             listeners = list(self._listeners.get(stream_id, ()))
-        _set_events(listeners)
+            self._sending += len({loop for loop, _event in listeners if not loop.is_closed()})
+            self._sending_until = time.monotonic() + _SENDING_AT_MOST
+        _set_events(listeners, then=self._sent)
+
+    def _still_sending(self) -> bool:
+        with self._lock:
+            if time.monotonic() > self._sending_until:
+                self._sending = 0
+            return self._sending > 0
+
+    def _sent(self) -> None:
+        """In a loop, after everybody there who was woken has had a turn: sending takes no more than that."""
+        with self._lock:
+            self._sending = max(0, self._sending - 1)
 
 
-def _set_events(listeners: list[Listener]) -> None:
-    """From the thread: one call into each loop, however many wait there."""
+def _set_events(listeners: list[Listener], then: Callable[[], object] | None = None) -> None:
+    """From the thread: one call into each loop, however many wait there.
+
+    ``then`` is called in each of them after those who were woken have run.
+    """
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
     for loop, event in listeners:
         by_loop.setdefault(loop, []).append(event)
     for loop, events in by_loop.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_set_all, events)
+            loop.call_soon_threadsafe(_set_all, events, loop, then)
 
 
 def _check() -> None:
@@ -257,9 +278,13 @@ def _check() -> None:
         raise ConfigurationError("; ".join(f"{problem.id}: {problem.msg}" for problem in problems))
 
 
-def _set_all(events: list[asyncio.Event]) -> None:
+def _set_all(
+    events: list[asyncio.Event], loop: asyncio.AbstractEventLoop, then: Callable[[], object] | None
+) -> None:
     for event in events:
         event.set()
+    if then is not None:
+        loop.call_soon(then)
 
 
 def _close_connections(together: threading.Barrier) -> None:

@@ -14,6 +14,7 @@ from django.db.models.functions import Length
 
 from mirror.changes import Change, decode_change
 from mirror.models import Oplog
+from mirror.oplog import of_row
 from streamer.browser import Filter, Line
 from streamer.diff import kind_of, summary
 
@@ -59,7 +60,9 @@ def read(found: Sequence[Found], stretches: Sequence[Stretch], using: str) -> li
         return []
     by_stream = {stretch.stream_id: stretch for stretch in stretches}
     previous = Oplog.objects.filter(
-        model=OuterRef("model"), key=OuterRef("key"), stream=OuterRef("stream"), ts__lt=OuterRef("ts")
+        of_row(OuterRef("model"), OuterRef("key"), OuterRef("row")),
+        stream=OuterRef("stream"),
+        ts__lt=OuterRef("ts"),
     ).order_by("-ts")
     rows = (
         Oplog.objects.using(using)

@@ -21,6 +21,7 @@ from mirror.changes import Change, Op, decode_change
 from mirror.conf import conf
 from mirror.errors import MirrorError, Refusal, Unauthorized
 from mirror.models import Oplog
+from mirror.oplog import of_row
 from mirror.registry import mirrored_models
 from mirror.status import collect
 from streamer.access import check_user
@@ -114,7 +115,7 @@ def change(request: HttpRequest, stream: UUID, ts: int) -> HttpResponse:
     entry = entries.filter(stream__uuid=stream, ts=ts).first()
     if entry is None:
         raise Http404("no such change is in the oplog")
-    row = entries.filter(stream=entry.stream, model=entry.model, key=entry.key)
+    row = entries.filter(of_row(entry.model, entry.key, entry.row), stream=entry.stream)
     previous = row.filter(ts__lt=ts).order_by("-ts").first()
     following = row.filter(ts__gt=ts).order_by("ts").values_list("ts", flat=True).first()
     return _answer(_story(entry, previous, following))

@@ -7,17 +7,20 @@ therefore harmless, and a crash at any moment leaves cursor and rows as they wer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 import msgspec
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, connections
 
 from mirror import capture, oplog
 from mirror.apply.ledger import Applied, Ledger, Standing
-from mirror.apply.plans import ModelPlan, key_text
-from mirror.apply.writer import REFUSED, BatchWriter, parents_first, unchecked
-from mirror.changes import Change, decode_change, mark_of
+from mirror.apply.plans import ModelPlan
+from mirror.apply.runs import Intake
+from mirror.apply.writer import REFUSED, BatchWriter, applying, may_be_unchecked, parents_first
+from mirror.changes import mark_of
 from mirror.conf import conf
 from mirror.errors import (
     ConstraintFailed,
@@ -31,20 +34,37 @@ from mirror.models import ModelOwner
 from mirror.registry import MirroredModel, matches, mirrored_models
 from mirror.wire import Batch
 
-__all__ = ["Applied", "Applier", "Taken"]
+__all__ = ["Applied", "Applier"]
 
 #: Changes held and collapsed at a time, whatever the size of the transaction.
-_FLUSH = 2000
+_FLUSH = 5000
+
+#: SQLite's defaults, 2 MB of pages and a checkpoint every 4 MB, make a mirror that catches up read the same
+#: pages of its indexes again and again. The soft limit is for all connections of the process together.
+_PRAGMAS = ("cache_size = -32768", "wal_autocheckpoint = 8000", "soft_heap_limit = 134217728")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A change as received: ``body`` is its exact text."""
+@dataclass(slots=True)
+class _Held:
+    """Changes that were received and are not written yet."""
 
-    change: Change
-    body: str
-    position: int
-    ends_group: bool
+    next_position: int
+    raws: list[msgspec.Raw] = field(default_factory=list)
+    changes: list[Any] = field(default_factory=list)
+    ends: list[bool] = field(default_factory=list)
+
+    def add(self, batch: Batch, changes: Sequence[Any]) -> None:
+        ends = set(batch.ends)
+        self.raws += batch.changes
+        self.changes += changes
+        self.ends += [change.ts in ends for change in changes]
+
+    def take(self, count: int) -> _Held:
+        """The first ones, which are gone from here then."""
+        taken = _Held(self.next_position, self.raws[:count], self.changes[:count], self.ends[:count])
+        self.next_position += count
+        del self.raws[:count], self.changes[:count], self.ends[:count]
+        return taken
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,6 +76,8 @@ class _Progress:
     skipped: int = 0
     head: int = 0
     head_position: int = 0
+    last: msgspec.Raw | None = None
+    ends_group: bool = False
 
 
 class Applier:
@@ -67,8 +89,14 @@ class Applier:
         self.connection = connections[self.using]
         self._ledger = Ledger(self.connection, source_id, fence)
         self._plans: dict[str, ModelPlan] = {}
+        self._intake = Intake(self._plan)
         self._owned: set[str] = set()
         self._order = parents_first()
+        self._unchecked = may_be_unchecked(self.connection)
+        if self.connection.vendor == "sqlite":
+            with self.connection.cursor() as cursor:
+                for pragma in _PRAGMAS:
+                    cursor.execute(f"PRAGMA {pragma}")
 
     def apply(self, batches: Iterable[Batch]) -> Applied:
         """Commit batches that together end with a group; they may be asked for twice.
@@ -80,10 +108,10 @@ class Applier:
         return self._transact(batches, explain=False)
 
     def _transact(self, batches: Iterable[Batch], *, explain: bool) -> Applied:
-        writer = BatchWriter(self.connection, self._plan, self._order)
+        writer = BatchWriter(self.connection, self._plan, self._order, unchecked=self._unchecked)
         owned = self._owned.copy()
         try:
-            with unchecked(self.connection), transaction.atomic(using=self.using):
+            with applying(self.connection, unchecked=self._unchecked):
                 standing = self._ledger.lock()
                 with capture.silenced(self.connection):
                     applied = self._write(standing, batches, writer)
@@ -105,37 +133,59 @@ class Applier:
 
     def _write(self, standing: Standing, batches: Iterable[Batch], writer: BatchWriter) -> Applied:
         progress = _Progress(cursor=standing.cursor, position=standing.position)
-        held: list[Taken] = []
-        last: Taken | None = None
-        for last in _unpack(batches, progress):
-            held.append(last)
-            if len(held) >= _FLUSH:
-                progress.skipped += self._flush(standing.stream_id, held, writer)
-                held = []
-        if last is None or not last.ends_group:
+        held = _Held(next_position=standing.position + 1)
+        for batch in batches:
+            held.add(batch, self._unpack(batch, progress))
+            while len(held.raws) >= _FLUSH:
+                progress.skipped += self._flush(standing.stream_id, held.take(_FLUSH), writer)
+        if progress.last is None or not progress.ends_group:
             raise Gap("the changes do not end with a group")
-        progress.skipped += self._flush(standing.stream_id, held, writer)
+        if held.raws:
+            progress.skipped += self._flush(standing.stream_id, held, writer)
         return Applied(
             cursor=progress.cursor,
             position=progress.position,
-            mark=mark_of(last.body),
+            mark=mark_of(_text(progress.last)),
             changes=progress.position - standing.position,
             skipped=progress.skipped,
             head=max(progress.head, standing.head),
             head_position=max(progress.head_position, standing.head_position),
         )
 
-    def _flush(self, stream_id: int, held: list[Taken], writer: BatchWriter) -> int:
+    def _unpack(self, batch: Batch, progress: _Progress) -> list[Any]:
+        """The changes of a batch, decoded, if they follow what came before."""
+        if batch.prev != progress.cursor:
+            raise Gap(f"changes after {batch.prev} do not follow the cursor {progress.cursor}")
+        changes = self._intake.decode(batch.changes)
+        times = [batch.prev, *(change.ts for change in changes)]
+        for before, after in pairwise(times):
+            if after <= before:
+                raise Gap(f"the change at {after} does not follow {before}")
+        position = progress.position + len(changes)
+        if (times[-1], position) != (batch.last, batch.position) or not set(batch.ends) <= set(times[1:]):
+            raise Gap(f"the batch after {batch.prev} is not what it says it is")
+        progress.cursor, progress.position = batch.last, batch.position
+        progress.last, progress.ends_group = batch.changes[-1], batch.last in batch.ends
+        progress.head, progress.head_position = batch.head, batch.head_position
+        return changes
+
+    def _flush(self, stream_id: int, held: _Held, writer: BatchWriter) -> int:
         """Write rows and copy; return how many changes were of models that are not listed here."""
-        listed = []
-        for taken in held:
-            plan = self._plan(taken.change.model)
-            if plan is not None:
-                self._own(plan.mirrored)
-                listed.append(taken.change)
-        writer.write(listed)
-        self._copy(stream_id, held)
-        return len(held) - len(listed)
+        run = self._intake.run(held.raws, held.changes)
+        for label in run.listed:
+            self._own(mirrored_models()[label])
+        writer.write(run)
+        self._ledger.copy(
+            stream_id,
+            held.next_position,
+            times=[change.ts for change in held.changes],
+            ops=[str(change.op) for change in held.changes],
+            models=run.labels,
+            keys=[oplog.fit_key(key) for key in run.keys],
+            ends=held.ends,
+            bodies=list(map(_text, held.raws)),
+        )
+        return sum(label not in run.listed for label in run.labels)
 
     def _plan(self, label: str) -> ModelPlan | None:
         """None for a model that is not listed here. Raises UnknownModel for one that is, but missing."""
@@ -161,43 +211,9 @@ class Applier:
             )
         self._owned.add(mirrored.label)
 
-    def _copy(self, stream_id: int, held: list[Taken]) -> None:
-        self._ledger.copy(
-            (
-                stream_id,
-                taken.change.ts,
-                taken.position,
-                taken.change.op.value,
-                taken.change.model,
-                oplog.fit_key(key_text(mirrored_models().get(taken.change.model), taken.change)),
-                taken.ends_group,
-                taken.body,
-            )
-            for taken in held
-        )
 
-
-def _unpack(batches: Iterable[Batch], progress: _Progress) -> Iterator[Taken]:
-    for batch in batches:
-        if batch.prev != progress.cursor:
-            raise Gap(f"changes after {batch.prev} do not follow the cursor {progress.cursor}")
-        ends = set(batch.ends)
-        for raw in batch.changes:
-            body, change = _decode(bytes(raw))
-            if change.ts <= progress.cursor:
-                raise Gap(f"the change at {change.ts} does not follow {progress.cursor}")
-            progress.cursor = change.ts
-            progress.position += 1
-            yield Taken(change=change, body=body, position=progress.position, ends_group=change.ts in ends)
-            ends.discard(change.ts)
-        if (progress.cursor, progress.position) != (batch.last, batch.position) or ends:
-            raise Gap(f"the batch after {batch.prev} is not what it says it is")
-        progress.head, progress.head_position = batch.head, batch.head_position
-
-
-def _decode(raw: bytes) -> tuple[str, Change]:
+def _text(raw: msgspec.Raw) -> str:
     try:
-        body = raw.decode()
-        return body, decode_change(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        return str(raw, "utf-8")
+    except UnicodeError as error:
         raise Malformed(f"not a change: {error}") from error

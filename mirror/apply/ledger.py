@@ -6,16 +6,18 @@ ORM each time took as long as everything else together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from django.utils import timezone
 
+from mirror.apply import postgresql
 from mirror.errors import Superseded
 from mirror.models import Oplog, Source, Stream
+from mirror.oplog import row_number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +53,13 @@ class Ledger:
         self._fence = fence
         source, stream, oplog = (_table(connection, model) for model in (Source, Stream, Oplog))
         self._lock = f"UPDATE {source} SET fence = fence WHERE id = %s AND fence = %s"
-        self._read = (
-            f"SELECT stream_id, {_names(connection, 'cursor', 'position', 'mark', 'head')}, head_position "
-            f"FROM {source} WHERE id = %s"
-        )
+        standing = f"stream_id, {_names(connection, 'cursor', 'position', 'mark', 'head')}, head_position"
+        self._read: str | None = f"SELECT {standing} FROM {source} WHERE id = %s"
+        if connection.vendor == "postgresql":
+            # Like a subscription of PostgreSQL's own it does not wait for the disk: after a loss of power
+            # rows and cursor are both as they were a moment before, and what is missing comes again.
+            self._lock += f" RETURNING {standing}, set_config('synchronous_commit', 'off', true)"
+            self._read = None
         self._move_source = (
             f"UPDATE {source} SET {_assignments(connection, 'cursor', 'position', 'mark', 'head')}, "
             "head_position = %s, heard_at = %s, skipped = skipped + %s "
@@ -63,8 +68,9 @@ class Ledger:
         self._move_stream = (
             f"UPDATE {stream} SET {_assignments(connection, 'head', 'position')} WHERE id = %s"
         )
-        columns = ("stream_id", "ts", "position", "op", "model", "key", "ends_group", "body")
-        self._insert = f"INSERT INTO {oplog} ({_names(connection, *columns)}) VALUES (%s{', %s' * 7})"
+        columns = ("stream_id", "ts", "position", "op", "model", "key", "row", "ends_group", "body")
+        self._insert = f"INSERT INTO {oplog} ({_names(connection, *columns)}) VALUES (%s{', %s' * 8})"
+        self._copy = f"COPY {oplog} ({_names(connection, *columns)}) FROM STDIN"
 
     def lock(self) -> Standing:
         """Take the source's row for this transaction. Raises Superseded."""
@@ -73,8 +79,9 @@ class Ledger:
             cursor.execute(self._lock, [self._source_id, self._fence])
             if not cursor.rowcount:  # rows found, also on MySQL, where Django asks for that count
                 raise Superseded("another process follows this source now, or it was removed")
-            cursor.execute(self._read, [self._source_id])
-            stream_id, at, position, mark, head, head_position = cursor.fetchone()
+            if self._read is not None:
+                cursor.execute(self._read, [self._source_id])
+            stream_id, at, position, mark, head, head_position = cursor.fetchone()[:6]
         if stream_id is None:
             raise Superseded("the source was reset")
         return Standing(
@@ -108,10 +115,57 @@ class Ledger:
                 raise Superseded("the cursor moved under this process")
             cursor.execute(self._move_stream, [applied.cursor, applied.position, standing.stream_id])
 
-    def copy(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """(stream id, ts, position, op, model, key, ends_group, body) of each change."""
+    def copy(
+        self,
+        stream_id: int,
+        position: int,
+        *,
+        times: Sequence[int],
+        ops: Sequence[str],
+        models: Sequence[str],
+        keys: Sequence[str],
+        ends: Sequence[bool],
+        bodies: Sequence[str],
+    ) -> None:
+        """Changes from this position on, a place for each in every sequence."""
+        count = len(times)
+        positions = range(position, position + count)
+        rows = list(map(row_number, models, keys))
         with self._connection.cursor() as cursor:
-            cursor.executemany(self._insert, list(rows))
+            if self._connection.vendor == "postgresql" and count >= postgresql.MANY:
+                text = postgresql.copy_text(
+                    [
+                        [str(stream_id)] * count,
+                        list(map(str, times)),
+                        list(map(str, positions)),
+                        ops,
+                        models,
+                        keys,
+                        list(map(str, rows)),
+                        ["t" if end else "f" for end in ends],
+                        bodies,
+                    ]
+                )
+                with cursor.copy(self._copy) as copy:
+                    copy.write(text)
+                return
+            cursor.executemany(
+                self._insert,
+                list(
+                    zip(
+                        repeat(stream_id, count),
+                        times,
+                        positions,
+                        ops,
+                        models,
+                        keys,
+                        rows,
+                        ends,
+                        bodies,
+                        strict=True,
+                    )
+                ),
+            )
 
 
 def _table(connection: BaseDatabaseWrapper, model: type[Model]) -> str:

@@ -6,9 +6,9 @@ output formats. Values whose JSON form would lose something are stored as the te
 its clients.
 
 A transition table can be older than what was captured already. Where another AFTER ROW trigger writes to
-the same table, its statement ends, and is captured, before ours: such a transaction is marked by the inner
-call. Where foreign keys cascade, one call may be made for two updates and after a deletion that came between
-them. In both cases rows are read back from the table instead.
+the same table, or a function that the statement calls, that write is captured before ours: such a transaction
+is marked by the inner call. Where foreign keys cascade, one call may be made for two updates and after a
+deletion that came between them. In both cases rows are read back from the table instead.
 """
 
 from __future__ import annotations
@@ -81,20 +81,28 @@ def function_body(quote: Callable[[str], str], mirrored: MirroredModel, tables: 
     def same(one: str, other: str) -> str:
         return " AND ".join(f"{one}.{key} = {other}.{key}" for key in keys)
 
-    names = ", ".join(keys)
+    # With their table: alone, the name of a column that is also one of our variables would be the variable.
+    before, after = (", ".join(f"{rows}.{key}" for key in keys) for rows in ("old_rows", "new_rows"))
     gone = f"FROM old_rows n WHERE NOT EXISTS (SELECT FROM {table} t WHERE {same('t', 'n')})"
     here = f"FROM new_rows w JOIN {table} n ON {same('n', 'w')}"
+    # One row may have the key that another had, and its unique values: all are deleted before one is saved.
+    touched = (
+        f"FROM (SELECT {before} FROM old_rows UNION SELECT {after} FROM new_rows) w "
+        f"JOIN {table} n ON {same('n', 'w')}"
+    )
     return f"""
 #variable_conflict use_variable
 DECLARE
     this text := pg_current_xact_id();
     outdated boolean := {outdated};
     moment bigint := extract(epoch FROM clock_timestamp()) * 1000000;
+    callers text;
 BEGIN
     IF current_setting('{APPLYING}', true) = this THEN
         RETURN NULL;
     END IF;
-    IF pg_trigger_depth() > 1 THEN
+    GET DIAGNOSTICS callers = PG_CONTEXT;
+    IF pg_trigger_depth() > 1 OR strpos(callers, E'\\n') > 0 THEN
         PERFORM set_config('{_NESTED}', this, true);
     END IF;
     CASE TG_OP
@@ -105,10 +113,10 @@ BEGIN
             {record(Op.SAVE)} FROM new_rows n;
         END IF;
     WHEN 'UPDATE' THEN
-        IF EXISTS (SELECT {names} FROM old_rows EXCEPT SELECT {names} FROM new_rows) THEN
-            {record(Op.DELETE)} {gone};
-        END IF;
-        IF outdated THEN
+        IF EXISTS (SELECT {before} FROM old_rows EXCEPT SELECT {after} FROM new_rows) THEN
+            {record(Op.DELETE)} FROM old_rows n;
+            {record(Op.SAVE)} {touched};
+        ELSIF outdated THEN
             {record(Op.SAVE)} {here};
         ELSE
             {record(Op.SAVE)} FROM new_rows n;
@@ -140,7 +148,7 @@ def function_settings(mirrored: MirroredModel, tables: Mapping[str, Table]) -> d
 
 
 def script(function: str, table: str, settings: Mapping[str, str], body: str) -> str:
-    formats = " ".join(f"SET {name} TO {value}" for name, value in settings.items())
+    formats = _set(settings)
     # With the owner's rights it writes to the outbox; nobody else may hang it on a table of his own.
     create = f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
     statements = [
@@ -153,6 +161,29 @@ def script(function: str, table: str, settings: Mapping[str, str], body: str) ->
         for name, _kind, event, rows in TRIGGERS
     ]
     return ";\n".join(statements)
+
+
+def whole_table(quote: Callable[[str], str], mirrored: MirroredModel, tables: Mapping[str, Table]) -> str:
+    """The SQL that records every row as saved, in the formats that the triggers write."""
+    table, outbox = tables[mirrored.table].name, tables[Outbox._meta.db_table].name
+    formats = function_settings(mirrored, tables)
+    formats.pop("enable_seqscan", None)
+    row = _payload(quote, mirrored, tables)
+    body = (
+        f"BEGIN LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE; "
+        f"INSERT INTO {outbox} (op, model, captured_at, payload) SELECT '{Op.SAVE}', "
+        f"{_literal(mirrored.label)}, extract(epoch FROM clock_timestamp()) * 1000000, {row} "
+        f"FROM {table} n; END"
+    )
+    function = "pg_temp.livemirror_record_all()"
+    return (
+        f"CREATE FUNCTION {function} RETURNS void LANGUAGE plpgsql {_set(formats)} AS {_literal(body)};\n"
+        f"SELECT {function};\nDROP FUNCTION {function}"
+    )
+
+
+def _set(formats: Mapping[str, str]) -> str:
+    return " ".join(f"SET {name} TO {value}" for name, value in formats.items())
 
 
 def _payload(quote: Callable[[str], str], mirrored: MirroredModel, tables: Mapping[str, Table]) -> str:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mirror.capture.plpgsql import (
@@ -24,6 +25,7 @@ from mirror.capture.plpgsql import (
     function_settings,
     script,
     short_name,
+    whole_table,
 )
 from mirror.capture.tables import Table
 from mirror.models import Outbox
@@ -72,9 +74,9 @@ class Postgresql:
 
     @contextmanager
     def alone(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
-        with connection.cursor() as cursor:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self.PREFIX])
-        yield
+            yield
 
     def tables(self, connection: BaseDatabaseWrapper, names: Iterable[str]) -> dict[str, Table]:
         """Views are left out: they have no transition tables."""
@@ -123,6 +125,11 @@ class Postgresql:
     def drop(self, connection: BaseDatabaseWrapper, name: str) -> str:
         return f"DROP FUNCTION IF EXISTS {connection.ops.quote_name(name)}() CASCADE"
 
+    def record_all(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> str:
+        return whole_table(connection.ops.quote_name, mirrored, tables)
+
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel
     ) -> dict[str, Callable[[Any], Any]]:
@@ -163,9 +170,12 @@ def _loaders(connection: BaseDatabaseWrapper) -> Callable[[int], Callable[[Any],
     zone = ZoneInfo(connection.timezone_name)
 
     class InZone(TimestamptzLoader):
+        """Django's own takes the session's offset for granted; here it is always UTC."""
+
         def load(self, data: Any) -> Any:
-            # Django's own takes the session's offset for granted; here it is always UTC.
-            return super().load(data).astimezone(zone).replace(tzinfo=connection.timezone)
+            moment = super().load(data)
+            # The last hours of year 9999 are the year 10000 elsewhere, which Python does not have.
+            return moment if connection.timezone is not None else moment.astimezone(zone).replace(tzinfo=None)
 
     adapters = AdaptersMap(connection.connection.adapters)
     adapters.register_loader("timestamptz", InZone)

@@ -9,9 +9,10 @@ becomes an array of objects. SQLite is dynamically typed, so every column is ask
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Max
 
@@ -31,21 +32,25 @@ class Sqlite:
     IN_PLACE = False
 
     def alone(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
-        return nullcontext()  # its first write is its lock
+        return transaction.atomic(using=connection.alias)  # its first write is its lock
 
     def tables(self, connection: BaseDatabaseWrapper, names: Iterable[str]) -> dict[str, Table]:
+        # One query for all: a migration asks after each of its statements.
+        columns: dict[str, dict[str, str]] = {}
         with connection.cursor() as cursor:
-            present = set(connection.introspection.table_names(cursor))
-            return {
-                name: Table(
-                    name=connection.ops.quote_name(name),
-                    columns={
-                        info.name: "" for info in connection.introspection.get_table_description(cursor, name)
-                    },
-                )
-                for name in names
-                if name in present
-            }
+            cursor.execute(
+                "SELECT tables.name, columns.name "
+                "FROM sqlite_master AS tables JOIN pragma_table_xinfo(tables.name) AS columns "
+                "WHERE tables.type = 'table' AND tables.sql NOT LIKE %s",
+                ["CREATE VIRTUAL TABLE%"],  # which can have no triggers, such as those of full-text search
+            )
+            for table, column in cursor.fetchall():
+                columns.setdefault(table, {})[column] = ""
+        return {
+            name: Table(name=connection.ops.quote_name(name), columns=columns[name])
+            for name in names
+            if name in columns
+        }
 
     def triggers(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
@@ -53,15 +58,22 @@ class Sqlite:
         quote = connection.ops.quote_name
         present = tables[mirrored.table].columns
         fields = [field for field in mirrored.fields if field.column in present]
-        save = _insert(quote, Op.SAVE, mirrored.label, _payload(quote, fields, "NEW", tables))
+        keys = [quote(field.column) for field in mirrored.key]
+        here = f"FROM {quote(mirrored.table)} AS this WHERE"
+
+        def same(row: str) -> str:
+            return " AND ".join(f"this.{key} = {row}.{key}" for key in keys)
+
+        # Another trigger, called before this one, may have changed the row again, and told of it already.
+        save = _insert(quote, Op.SAVE, mirrored.label, _payload(quote, fields, "this", tables))
+        save = f"{save} {here} {same('NEW')}"
         delete = _insert(quote, Op.DELETE, mirrored.label, _payload(quote, fields, "OLD", tables))
-        moved = " OR ".join(
-            f"OLD.{quote(field.column)} IS NOT NEW.{quote(field.column)}" for field in mirrored.key
-        )
+        gone = f"NOT EXISTS (SELECT 1 {here} {same('OLD')})"
+        moved = " OR ".join(f"OLD.{key} IS NOT NEW.{key}" for key in keys)
         bodies = {
             "insert": f"{save};",
-            "update": f"{delete} WHERE {moved}; {save};",
-            "delete": f"{delete};",
+            "update": f"{delete} WHERE ({moved}) AND {gone}; {save};",
+            "delete": f"{delete} WHERE {gone};",
         }
         return {
             (name := f"{self.PREFIX}{mirrored.table}_{event}"): (
@@ -81,6 +93,13 @@ class Sqlite:
 
     def drop(self, connection: BaseDatabaseWrapper, name: str) -> str:
         return f"DROP TRIGGER {connection.ops.quote_name(name)}"
+
+    def record_all(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> str:
+        quote = connection.ops.quote_name
+        payload = _payload(quote, list(mirrored.fields), "NEW", tables)
+        return f"{_insert(quote, Op.SAVE, mirrored.label, payload)} FROM {quote(mirrored.table)} AS NEW"
 
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel

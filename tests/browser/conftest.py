@@ -37,7 +37,7 @@ class Board(Site):
 def make_board(directory: Path, role: str) -> Board:
     database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(directory / f"{role}.sqlite3")}
     board = Board(role, role, directory, database)
-    board.manage("migrate", "--verbosity", "0")
+    board.migrate()
     board.run("from django.contrib.auth.models import User; User.objects.create_superuser('ada', '', 'pw')")
     board.serve()
     return board

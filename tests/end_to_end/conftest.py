@@ -36,7 +36,7 @@ class Ground:
         name = f"livemirror_e2e_{os.getpid()}_{len(self.sites)}"
         database = self._stack.enter_context(served(engine, name))
         centre = self.add(Site("centre", "centre", self.directory, database, conf))
-        centre.manage("migrate", "--verbosity", "0")
+        centre.migrate()
         return centre
 
     def _site(self, name: str, role: str, conf: dict[str, Any]) -> Site:
@@ -67,7 +67,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for role in ("source", "centre"):
         path = directory / f"{role}.sqlite3"
-        Site(role, role, directory, sqlite(path)).manage("migrate", "--verbosity", "0")
+        Site(role, role, directory, sqlite(path)).migrate()
         made[role] = path
     return made
 

@@ -61,6 +61,26 @@ def reading(database: Database) -> Iterator[Reading]:
             yield Reading(connection, "%s")
 
 
+def server(engine: str, name: str) -> Database:
+    """One on a server of this machine, whether it is there or not."""
+    if engine == "postgresql":
+        return {
+            "ENGINE": "django.db.backends.postgresql",
+            "NAME": name,
+            "USER": "postgres",
+            "HOST": "127.0.0.1",
+            "PORT": "5432",
+        }
+    return {
+        "ENGINE": "django.db.backends.mysql",
+        "NAME": name,
+        "USER": "root",
+        "HOST": "127.0.0.1",
+        "PORT": "3306",
+        "OPTIONS": {"charset": "utf8mb4"},
+    }
+
+
 @contextmanager
 def served(engine: str, name: str) -> Iterator[Database]:
     """A new database on a server of this machine, which goes afterwards."""
@@ -71,23 +91,7 @@ def served(engine: str, name: str) -> Iterator[Database]:
             pytest.fail(f"no {engine} on loopback: {error}")
         pytest.skip(f"no {engine} on loopback: {error}")
     try:
-        if engine == "postgresql":
-            yield {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": name,
-                "USER": "postgres",
-                "HOST": "127.0.0.1",
-                "PORT": "5432",
-            }
-        else:
-            yield {
-                "ENGINE": "django.db.backends.mysql",
-                "NAME": name,
-                "USER": "root",
-                "HOST": "127.0.0.1",
-                "PORT": "3306",
-                "OPTIONS": {"charset": "utf8mb4"},
-            }
+        yield server(engine, name)
     finally:
         _administer(engine, f"DROP DATABASE {name}{' WITH (FORCE)' if engine == 'postgresql' else ''}")
 

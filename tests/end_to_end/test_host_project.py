@@ -135,7 +135,7 @@ def test_a_fresh_project_mirrors_live_after_fifteen_lines(ground: Ground):
     for site in (source, centre):
         ground.add(site)
         follow_the_readme(site)
-        site.manage("migrate", "--verbosity", "0")
+        site.migrate()
         site.manage("check")
     assert source.typed + centre.typed <= 15
 

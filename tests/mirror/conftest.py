@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.utils import OperationalError
 from django.test import override_settings
 
 from mirror import capture, oplogger
+from tests import mysql_driver
+from tests.end_to_end.databases import served
 from tests.fakes import Centre, Recorded
 
 _SQLITE_OPTIONS = {
@@ -38,25 +40,6 @@ VENDORS = [
 
 def sqlite(path: Path) -> dict[str, Any]:
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path), "OPTIONS": dict(_SQLITE_OPTIONS)}
-
-
-def server(vendor: str, name: str) -> dict[str, Any]:
-    if vendor == "postgresql":
-        return {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": name,
-            "USER": "postgres",
-            "HOST": "127.0.0.1",
-            "PORT": "5432",
-        }
-    return {
-        "ENGINE": "django.db.backends.mysql",
-        "NAME": name,
-        "USER": "root",
-        "HOST": "127.0.0.1",
-        "PORT": "3306",
-        "OPTIONS": {"charset": "utf8mb4"},
-    }
 
 
 @contextmanager
@@ -114,6 +97,35 @@ def source(source_path, django_db_blocker) -> Iterator[Recorded]:
         yield Recorded("default")
 
 
+# The zoo, on any two engines
+
+
+@pytest.fixture(scope="session")
+def zoo_databases(tmp_path_factory, django_db_blocker) -> Iterator[Any]:
+    """Gives the database of a role ("source" or "centre") on an engine, made when it is first asked for."""
+    from tests.zoo import pairs
+
+    with django_db_blocker.unblock(), ExitStack() as stack:
+
+        @cache
+        def give(engine: str, role: str, *more_apps: str) -> dict[str, Any]:
+            with pairs.zoo(*more_apps):
+                directory = tmp_path_factory.mktemp("zoo")
+                return stack.enter_context(pairs.migrated(engine, role, directory, *more_apps))
+
+        yield give
+
+
+@pytest.fixture
+def pair(engines, zoo_databases, django_db_blocker) -> Iterator[Any]:
+    """An empty source and an empty centre of these two engines, with the tables of ``tests.zoo``."""
+    from tests.zoo import pairs
+
+    source, centre = zoo_databases(engines[0], "source"), zoo_databases(engines[1], "centre")
+    with django_db_blocker.unblock(), pairs.zoo(), pairs.paired(source, centre, engines) as made:
+        yield made
+
+
 # The centre, on any vendor
 
 
@@ -142,7 +154,7 @@ def centre(centre_database, vendor, django_db_blocker) -> Iterator[Centre]:
 @pytest.fixture(scope="session")
 def _postgresql(django_db_blocker) -> Iterator[dict[str, Any]]:
     with django_db_blocker.unblock():
-        yield from _served("postgresql", "postgres")
+        yield from _served("postgresql")
 
 
 @pytest.fixture(scope="session")
@@ -155,42 +167,36 @@ def postgresql_source(django_db_blocker) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def _mariadb(django_db_blocker) -> Iterator[dict[str, Any]]:
-    import pymysql
+def mariadb_source(_mysqldb, django_db_blocker) -> Iterator[dict[str, Any]]:
+    """A migrated database with triggers, for ``mysql_support.recorded``."""
+    from tests.mirror.mysql_support import migrated
 
-    pymysql.version_info = (2, 2, 4, "final", 0)  # what Django asks of mysqlclient
-    pymysql.install_as_MySQLdb()
+    with django_db_blocker.unblock(), migrated() as settings:
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def _mysqldb() -> None:
+    mysql_driver.install()
+
+
+@pytest.fixture(scope="session")
+def _mariadb(_mysqldb, django_db_blocker) -> Iterator[dict[str, Any]]:
     with django_db_blocker.unblock():
-        yield from _served("mariadb", "mysql")
+        yield from _served("mariadb")
 
 
-def _served(vendor: str, maintenance: str) -> Iterator[dict[str, Any]]:
+def _served(vendor: str) -> Iterator[dict[str, Any]]:
     """A migrated database on a server, which goes with the test run."""
     name = f"livemirror_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{os.getpid()}"
-    try:
-        _execute(vendor, maintenance, f"CREATE DATABASE {name}")
-    except OperationalError as error:
-        reason = f"no {vendor} server on loopback: {error}"
-        if os.environ.get("MIRROR_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    try:
-        with attached("centre", server(vendor, name)), override_settings(MIRROR={"CAPTURE": None}):
+    with served(vendor, name) as settings:
+        with attached("centre", settings), override_settings(MIRROR={"CAPTURE": None}):
             call_command("migrate", database="centre", verbosity=0)
-        yield server(vendor, name)
-    finally:
-        _execute(vendor, maintenance, f"DROP DATABASE {name}")
-
-
-def _execute(vendor: str, database: str, sql: str) -> None:
-    with (
-        attached("maintenance", server(vendor, database)) as connection,
-        closing(connection.cursor()) as cursor,
-    ):
-        cursor.execute(sql)
+        yield settings
 
 
 def _empty(connection: BaseDatabaseWrapper) -> None:
+    capture.remove(connection)
     kept = {"django_migrations", "django_content_type", "auth_permission"}
     tables = [name for name in connection.introspection.table_names() if name not in kept]
     with connection.cursor() as cursor:

@@ -288,12 +288,9 @@ def test_keys_that_move_up_within_a_statement_are_deleted_before_they_are_saved(
     Seat.objects.bulk_create([Seat(row="A", number=number, guest=str(number)) for number in (1, 2, 3)])
     source.news()
     execute("UPDATE shop_seat SET number = number + 1")
-    assert guests(source.news()) == [
-        (DELETE, "A", 1, "1"),
-        (SAVE, "A", 2, "1"),
-        (SAVE, "A", 3, "2"),
-        (SAVE, "A", 4, "3"),
-    ]
+    changes = guests(source.news())
+    assert sorted(changes[:3]) == [(DELETE, "A", number, str(number)) for number in (1, 2, 3)]
+    assert sorted(changes[3:]) == [(SAVE, "A", number + 1, str(number)) for number in (1, 2, 3)]
 
 
 def test_keys_that_are_swapped_are_two_rows_with_other_values(source, deferrable):

@@ -197,10 +197,10 @@ def test_what_python_cannot_hold_passes_the_source_and_is_refused_by_name(source
         f"INSERT INTO shop_sink (id, text, file, {column}) VALUES (gen_random_uuid(), '', '', %s)", [value]
     )
     change = source.changes()[-1]
-    told = str(change.fields[column])
-    assert told.removesuffix("+00").lower() == value.removesuffix("+00").lower()
     if column == "ratio":
+        assert change.fields[column] == "nan"
         return  # SQLite would make NULL of it, PostgreSQL takes it
+    assert change.fields[column] == {"$postgresql": value}
     with pytest.raises(WrongValue, match=f"shop.sink.{column}"):
         centre.follow(source)
 

@@ -3,10 +3,14 @@ from __future__ import annotations
 
 import pytest
 from django.core.checks import run_checks
+from django.core.management import call_command
 from django.db import connections
 
 from mirror import capture
 from mirror.checks import TAG
+from mirror.models import Outbox
+from tests.mirror.conftest import attached, sqlite
+from tests.project.shop.models import Counter
 
 
 @pytest.fixture
@@ -383,3 +387,73 @@ def test_W004_a_setting_that_is_missing_altogether_is_told(check, settings):
     check()  # its restoration empties the caches, which that of a deletion does not
     del settings.MIRROR
     assert ids(run_checks(tags=[TAG])) == ["mirror.W004"]
+
+
+# W005: routers
+
+
+class Router:
+    """Sends what it is told to elsewhere."""
+
+    def __init__(self, alias, *models):
+        self.alias, self.models = alias, models
+
+    def db_for_write(self, model, **hints):
+        return self.alias if model._meta.model_name in self.models else None
+
+
+@pytest.fixture
+def elsewhere(source, tmp_path, settings):
+    """Another database; return a function that has the rows of these models written there."""
+    with attached("elsewhere", sqlite(tmp_path / "elsewhere.sqlite3")):
+        yield lambda *models: setattr(settings, "DATABASE_ROUTERS", [Router("elsewhere", *models)])
+
+
+def test_W005_a_model_that_is_written_to_another_database_is_named(check, elsewhere):
+    elsewhere("counter")
+    (warning,) = check(MODELS=["shop.Counter", "shop.Ticket"])
+    assert warning.id == "mirror.W005"
+    assert warning.obj._meta.label == "shop.Counter"
+    assert "'elsewhere'" in warning.msg
+    assert "'default'" in warning.msg
+    assert "MIRROR[\"DATABASE\"] to 'elsewhere'" in warning.hint
+
+
+def test_W005_what_its_hint_says_silences_it(check, elsewhere):
+    elsewhere("counter", "ticket")
+    listed = ["shop.Counter", "shop.Ticket"]
+    assert ids(check(MODELS=listed)) == ["mirror.W005"] * 2
+    assert check(MODELS=listed, DATABASE="elsewhere") == []
+    elsewhere()
+    assert check(MODELS=listed) == []
+
+
+def test_W005_without_routers_rows_are_written_to_the_default_database(check, elsewhere):
+    assert ids(check(MODELS=["shop.Counter"], DATABASE="elsewhere")) == ["mirror.W005"]
+
+
+def test_W005_it_really_is_not_captured(check, elsewhere):
+    elsewhere("counter")
+    check(MODELS=["shop.Counter"])
+    call_command("migrate", database="elsewhere", verbosity=0)
+    Counter.objects.create()
+    assert Counter.objects.using("elsewhere").count() == 1
+    assert [Outbox.objects.using(alias).count() for alias in ("default", "elsewhere")] == [0, 0]
+    assert capture.WRITERS["sqlite"].installed(connections["elsewhere"]) == {}
+
+
+def test_W005_is_silent_for_a_model_that_is_not_listed(check, elsewhere):
+    elsewhere("counter")
+    assert check(MODELS=["shop.Ticket"]) == []
+
+
+def test_W005_is_silent_on_a_server_that_only_mirrors(check, elsewhere):
+    elsewhere("counter")
+    assert check(MODELS=["shop.Counter"], CAPTURE=None) == []
+
+
+def test_W005_triggers_do_not_ask_by_what_name_their_database_was_called(check, source, settings):
+    with attached("elsewhere", connections["default"].settings_dict):
+        settings.DATABASE_ROUTERS = [Router("elsewhere", "counter")]
+        assert check(MODELS=["shop.Counter"]) == []
+        assert ids(check(MODELS=["shop.Counter"], CAPTURE="signals")) == ["mirror.W005"]

@@ -253,10 +253,12 @@ def test_a_content_type_that_is_gone_stops_nothing(source):
     kind = ContentType.objects.create(app_label="old", model="thing")
     Sink.objects.create(kind=kind, text="a")
     source.news()
+    kind_id = kind.pk
     kind.delete()
     ContentType.objects.clear_cache()
     (change,) = source.news()
-    assert (change.op, change.fields["text"], change.fields["kind"]) == (Op.DELETE, "a", None)
+    assert (change.op, change.fields["text"]) == (Op.DELETE, "a")
+    assert change.fields["kind"] == {"$missing": kind_id}
 
 
 # What it looks like on the way
@@ -318,7 +320,7 @@ def test_a_number_too_large_for_a_float_travels_as_text(source):
     Sink.objects.create(document=0)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE shop_sink SET document = '1e999'")
-    assert travelled(source)["fields"]["document"] == {"$json": "Infinity"}
+    assert travelled(source)["fields"]["document"] == {"$json": "1e999"}
 
 
 def test_a_key_of_two_columns_is_told_as_the_primary_key(source):

@@ -36,11 +36,18 @@ def order(stamped) -> list[int]:
 # On every database: the outbox is filled by hand
 
 
+class Payloads(Sqlite):
+    """What SQLite's triggers write, where there are none."""
+
+    def installed(self, connection) -> dict[str, tuple[str, str]]:
+        return {}
+
+
 @pytest.fixture
 def recorded(centre, vendor, settings, monkeypatch) -> Recorded:
     """A source on any vendor."""
     settings.MIRROR = {"MODELS": ["shop.*"], "DATABASE": "centre"}
-    monkeypatch.setitem(capture.WRITERS, connections["centre"].vendor, Sqlite())
+    monkeypatch.setitem(capture.WRITERS, connections["centre"].vendor, Payloads())
     Stream.objects.using("centre").all().delete()
     Stream.objects.using("centre").create(local=True)
     return Recorded("centre")
@@ -237,6 +244,24 @@ def test_what_was_deleted_in_one_pass_says_nothing_of_the_next(recorded):
     assert recorded.news()[0].fields["second_brand"] == str(brand.id)
 
 
+@everywhere
+@pytest.mark.parametrize("page", [1, 2, 1000])
+def test_a_parent_is_told_by_the_uuid_that_it_had_at_that_place(recorded, monkeypatch, page):
+    monkeypatch.setattr(sequencer, "_PAGE", page)
+    last = Brand.objects.using("centre").create(pkid=7, name="b").id
+    first, second = uuid4(), uuid4()
+    capture_product(second_brand_id=7)
+    for old, new in ((first, second), (second, last)):
+        gone_brand(7, old)
+        saved_brand(7, new)
+        capture_product(second_brand_id=7)
+    capture_product(second_brand_id=7)
+    products = [change for change in recorded.changes() if change.model == "shop.product"]
+    assert [change.fields["second_brand"] for change in products] == [
+        str(uuid) for uuid in (first, second, last, last)
+    ]
+
+
 def capture_product(**columns) -> None:
     payload = {"id": str(uuid4()), "name": "p", **columns}
     Outbox.objects.using("centre").create(
@@ -245,9 +270,17 @@ def capture_product(**columns) -> None:
 
 
 def gone_brand(pkid: int, uuid: UUID) -> None:
-    payload = {"pkid": pkid, "id": str(uuid), "name": "gone"}
+    capture_brand("DELETE", pkid, uuid)
+
+
+def saved_brand(pkid: int, uuid: UUID) -> None:
+    capture_brand("SAVE", pkid, uuid)
+
+
+def capture_brand(op: str, pkid: int, uuid: UUID) -> None:
+    payload = {"pkid": pkid, "id": str(uuid), "name": "b"}
     Outbox.objects.using("centre").create(
-        op="DELETE", model="shop.brand", captured_at=NOON, payload=json.dumps(payload)
+        op=op, model="shop.brand", captured_at=NOON, payload=json.dumps(payload)
     )
 
 

@@ -78,10 +78,9 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         },
     )
 if DATABASES["default"]["ENGINE"].endswith("mysql"):
-    import pymysql
+    from tests import mysql_driver
 
-    pymysql.version_info = (2, 2, 4, "final", 0)
-    pymysql.install_as_MySQLdb()
+    mysql_driver.install()
 
 MIRROR = {
     "MODELS": ["shop.*"],

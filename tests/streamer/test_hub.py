@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -117,6 +118,47 @@ def test_a_listener_is_woken_when_the_stream_grew_and_only_then(stream: Stream, 
             async with asyncio.timeout(5):
                 await grown.wait()
             assert (tail.head, tail.head_position) == (stream.head, stream.position)
+
+    asyncio.run(listen())
+
+
+class Ringing:
+    interval = 0.0
+
+    def rang(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_comes_while_subscribers_are_served_goes_to_them_as_one(stream: Stream, hub: Hub) -> None:
+    def grow_and_turn() -> None:
+        _grow_in_thread(stream, 1, 5)
+        hub._turn(Ringing())
+        connection.close()
+
+    def meanwhile() -> None:
+        """While the loop is busy: it cannot serve anybody."""
+        thread = threading.Thread(target=grow_and_turn)
+        thread.start()
+        thread.join()
+
+    async def listen() -> None:
+        with hub.listen(stream) as (tail, grown):
+            begin = tail.head
+            meanwhile()
+            served = tail.head
+            assert served == begin + 1
+            meanwhile()
+            meanwhile()
+            assert tail.head == served
+            await grown.wait()
+            await asyncio.sleep(0)
+            await asyncio.to_thread(grow_and_turn)
+            segment = tail.after(served)
+            assert segment is not None
+            assert segment.last == tail.head == stream.head == begin + 4
 
     asyncio.run(listen())
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+import time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -25,7 +25,13 @@ class Command(BaseCommand):
             self.stdout.write(f"{sequencer.step()} changes")
             oplogger.tell(sequencer.using)
             return
-        stopped = threading.Event()
+        stopping = False
+
+        def stop(*_: object) -> None:
+            # Not an event: a signal that comes while its lock is held would wait for it for ever.
+            nonlocal stopping
+            stopping = True
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
-        run(sequencer, stopped=stopped.is_set, sleep=stopped.wait)
+            signal.signal(number, stop)
+        run(sequencer, stopped=lambda: stopping, sleep=time.sleep)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 import signal
-import threading
+import time
 from argparse import ArgumentParser
 from typing import Any
 
@@ -16,25 +16,39 @@ from demo.polls.questions import QUESTIONS, ask
 #: The traffic keeps this many polls of its own at most: a demo may be left running.
 MOST_POLLS = 12
 
+#: Seconds that a signal may have to wait.
+_SLICE = 0.1
+
 
 class Command(BaseCommand):
     help = "Vote at random, and sometimes ask something new, until stopped."
+
+    _stopped = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--interval", type=float, default=1.5, help="Mean seconds between two writes.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, self._stop)
         chance = random.Random()
         for count in itertools.count():
-            if stopped.wait(chance.uniform(0.5, 1.5) * options["interval"]):
+            self._wait(chance.uniform(0.5, 1.5) * options["interval"])
+            if self._stopped:
                 return
             done = step(chance)
             # Rarely: the terminal also holds what the demo said to try.
             if count % 20 == 0:
                 self.stdout.write(f"{done} (write {count + 1})")
+
+    def _stop(self, *_: object) -> None:
+        # Not an event: a signal that comes while its lock is held would wait for it for ever.
+        self._stopped = True
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stopped and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _SLICE))
 
 
 def step(chance: random.Random) -> str:

@@ -1,0 +1,186 @@
+"""The triggers of MariaDB and MySQL: three for each table, called for each row.
+
+What they write must not depend on the session that happens to write. A trigger keeps the SQL mode and the
+collation it was made with and runs with its maker's rights, but the time zone, the clock (``SET timestamp``)
+and the isolation level are the session's. Measured on MariaDB 10.11:
+
+- A function's result larger than ``max_allowed_packet`` is NULL, and in strict mode an error. Then the row
+  cannot be captured, and is not written. After one such error ``JSON_OBJECT`` gives NULL to everybody who
+  writes to the table, until it is opened anew; ``CONCAT`` does not, so the object is put together by hand.
+- ``INSERT IGNORE`` makes an empty text of a NULL for a column that takes none; only SIGNAL stops it.
+- Base64 needs a third more than a BLOB has, hex twice as much. A double is printed so that the same double is
+  read again, a FLOAT with 6 digits.
+- ``UNIX_TIMESTAMP`` of a TIMESTAMP column is what is stored, whatever the time zone of the session.
+- Reading a parent's row locks it until the transaction ends, but not where each statement has a snapshot of
+  its own. A lock that nobody asked for can end in a deadlock, so with other isolation levels the UUID of the
+  parent is left to the sequencer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from mirror.capture.tables import Table
+from mirror.changes import Op
+from mirror.models import Outbox
+from mirror.registry import MirroredField, MirroredModel
+
+PREFIX = "livemirror_"
+_NAME_LENGTH = 64
+
+#: What a trigger is made with: an error instead of a shortened value, and literals as in standard SQL.
+SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES"
+COLLATION = "utf8mb4_bin"
+
+#: Names the outbox row that silences, which is there only within the transaction that made it.
+APPLYING = "@livemirror_applying"
+
+_NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
+TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json", "enum", "set"})
+#: Types whose text has nothing that JSON would escape.
+_WORDS = frozenset({"uuid", "inet4", "inet6", "decimal", "double", "date", "time", "datetime"})
+
+_REFUSED = "django-livemirror cannot capture this row: it needs more than max_allowed_packet"
+
+#: Epoch microseconds. SYSDATE is the clock, which SET timestamp leaves alone, in the session's time zone;
+#: the rest is the offset of that zone.
+_NOW = (
+    "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6)) "
+    "- TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), NOW(6))"
+)
+
+
+def kind_of(column_type: str) -> str:
+    """``bigint`` of ``bigint(20) unsigned``."""
+    return re.split(r"\W", column_type, maxsplit=1)[0].lower()
+
+
+def scripts(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str) -> dict[str, str]:
+    """Name and SQL of each trigger. ``isolation`` is what the server calls the session's isolation level.
+
+    The name has its schema, as ``installed`` has it, where that is not the outbox's.
+
+    A name ends with a digest of what its trigger does: the next version stands beside it until it goes,
+    so that no write slips through between two of them.
+    """
+    table, outbox = tables[mirrored.table], tables[Outbox._meta.db_table]
+    # Without its schema where that is the table's own: a dump is often restored under another name.
+    into = outbox.name.removeprefix(f"{table.schema}.")
+
+    def record(op: Op, row: str) -> str:
+        return (
+            f"SET payload = {_payload(mirrored, tables, row, isolation)}; "
+            f"IF payload IS NULL THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_REFUSED}'; END IF; "
+            f"INSERT INTO {into} (op, model, captured_at, payload) "
+            f"VALUES ('{op}', {_literal(mirrored.label)}, {_NOW}, payload);"
+        )
+
+    moved = " OR ".join(
+        f"NOT CAST(OLD.{_quoted(field.column)} AS BINARY) <=> CAST(NEW.{_quoted(field.column)} AS BINARY)"
+        for field in mirrored.key
+    )
+    save, delete = record(Op.SAVE, "NEW"), record(Op.DELETE, "OLD")
+    bodies = {
+        "insert": save,
+        "update": f"IF {moved} THEN {delete} END IF; {save}",
+        "delete": delete,
+    }
+    made = {}
+    for event, body in bodies.items():
+        silenced = f"EXISTS (SELECT 1 FROM {into} WHERE id = {APPLYING})"
+        whole = (
+            "BEGIN DECLARE payload LONGTEXT CHARACTER SET utf8mb4; "
+            f"IF {APPLYING} IS NULL OR NOT {silenced} THEN {body} END IF; END"
+        )
+        name = _name(mirrored.table, event, whole)
+        key = name if table.schema == outbox.schema else f"{table.schema.strip('`')}`.`{name}"
+        made[key] = script(table.schema, name, event, table.name, whole)
+    return made
+
+
+def whole_table(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str) -> str:
+    """The SQL that records every row as saved. Its locks hold up whoever is writing to one of them."""
+    table, outbox = tables[mirrored.table], tables[Outbox._meta.db_table]
+    payload = _payload(mirrored, tables, "`NEW`", isolation)
+    return (
+        f"INSERT INTO {outbox.name} (op, model, captured_at, payload) "
+        f"SELECT '{Op.SAVE}', {_literal(mirrored.label)}, {_NOW}, {payload} "
+        f"FROM {table.name} AS `NEW` LOCK IN SHARE MODE"
+    )
+
+
+def script(schema: str, name: str, event: str, table: str, body: str) -> str:
+    return f"CREATE TRIGGER {schema}.{_quoted(name)} AFTER {event.upper()} ON {table} FOR EACH ROW {body}"
+
+
+def _payload(mirrored: MirroredModel, tables: Mapping[str, Table], row: str, isolation: str) -> str:
+    columns = tables[mirrored.table].columns
+    members = [
+        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')}, {expression}"
+        for field in mirrored.fields
+        if field.column in columns
+        for name, expression in _expressions(field, columns[field.column], row, tables, isolation)
+    ]
+    between = ", ', ', "
+    return f"CONCAT('{{', {between.join(members)}, '}}')"
+
+
+def _expressions(
+    field: MirroredField, column_type: str, row: str, tables: Mapping[str, Table], isolation: str
+) -> Iterator[tuple[str, str]]:
+    column = f"{row}.{_quoted(field.column)}"
+    yield field.column, _json(column, kind_of(column_type))
+    reference = field.reference
+    if reference is not None and reference.table in tables:
+        uuid = (
+            f"(SELECT {_in_quotes(f'p.{_quoted(reference.uuid_column)}')} "
+            f"FROM {tables[reference.table].name} p WHERE p.{_quoted(reference.pk_column)} = {column})"
+        )
+        yield f"{field.column}>", f"COALESCE(IF({isolation} LIKE 'READ-%', {uuid}, NULL), 'null')"
+
+
+def _json(column: str, kind: str) -> str:
+    if kind in _NUMBERS:
+        # A sum is a number also where the column has become one of bits since.
+        return f"COALESCE({column} + 0, 'null')"
+    return f"COALESCE({_not_null(column, kind)}, 'null')"
+
+
+def _not_null(column: str, kind: str) -> str:
+    bytes_ = f"REPLACE(TO_BASE64({column}), CHAR(10 USING ascii), '')"
+    if kind in TEXTS:
+        # NULL also where a character of the column's set is none of Unicode's.
+        return f"JSON_QUOTE(CONCAT({column})), CONCAT('{{\"b\": \"', {bytes_}, '\"}}')"
+    if kind in _WORDS:
+        return _in_quotes(column)
+    if kind == "float":
+        return _in_quotes(f"{column} + 0e0")
+    if kind == "timestamp":
+        # The date that is all zeros has none; as a number it is zero.
+        return _in_quotes(f"COALESCE(UNIX_TIMESTAMP({column}), {column} + 0)")
+    if kind == "bit":
+        return f"{column} + 0"
+    return _in_quotes(bytes_)
+
+
+def _in_quotes(expression: str) -> str:
+    return f"CONCAT('\"', {expression}, '\"')"
+
+
+def _name(table: str, event: str, body: str) -> str:
+    digest = hashlib.blake2b(f"{table}\0{body}".encode(), digest_size=5).hexdigest()
+    readable = re.sub(r"\W", "_", PREFIX + table, flags=re.ASCII)
+    end = f"_{event}_{digest}"
+    return readable[: _NAME_LENGTH - len(end)] + end
+
+
+def _quoted(name: str) -> str:
+    """As Django quotes it on MySQL: a name that holds a backtick is a name in two parts."""
+    return name if name.startswith("`") and name.endswith("`") else f"`{name}`"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

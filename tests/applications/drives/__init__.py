@@ -1,0 +1,1 @@
+"""What people do with each application: through its own pages, commands and models."""

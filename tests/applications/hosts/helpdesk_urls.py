@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("mirror/", include("streamer.urls")),
+    path("admin/", admin.site.urls),
+    path("helpdesk/", include("helpdesk.urls")),
+]
