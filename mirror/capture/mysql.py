@@ -62,6 +62,9 @@ _INSTALLED = """
 
 _LONGEST_WAIT = 600
 
+#: Captured rows that are taken away by one statement.
+_PAGE = 1000
+
 
 class Mysql:
     PREFIX = PREFIX
@@ -157,8 +160,7 @@ class Mysql:
 
     @contextmanager
     def silenced(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
-        # A row of this transaction, not just a sign: where a pooled connection forgot the sign, the row is
-        # gone, and nobody is silenced.
+        # Captured first, and taken away again: where a pooled connection forgot the sign, nothing is lost.
         outbox = connection.ops.quote_name(Outbox._meta.db_table)
         with connection.cursor() as cursor:
             cursor.execute(f"INSERT INTO {outbox} (op, model, captured_at, payload) VALUES ('', '', 0, '')")
@@ -167,11 +169,19 @@ class Mysql:
         try:
             yield
         finally:
-            # After an error that ends the transaction the row goes with it.
+            # After an error that ends the transaction all of it goes with it.
             if not connection.needs_rollback:
                 with connection.cursor() as cursor:
                     cursor.execute(f"SET {APPLYING} = NULL")
-                    cursor.execute(f"DELETE FROM {outbox} WHERE id = %s", [marker])
+                    # By their keys: a search would wait for what others have captured and not yet committed.
+                    cursor.execute(
+                        f"SELECT id FROM {outbox} WHERE id = %s OR id > %s AND captured_at = %s",
+                        [marker, marker, -marker],
+                    )
+                    numbers = [number for (number,) in cursor.fetchall()]
+                    for start in range(0, len(numbers), _PAGE):
+                        page = tuple(numbers[start : start + _PAGE])
+                        cursor.execute(f"DELETE FROM {outbox} WHERE id IN %s", [page])
 
 
 def _own_schema(connection: BaseDatabaseWrapper) -> tuple[str, bool]:

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain, repeat
 
 from mirror.capture.tables import Table
 from mirror.changes import Op
@@ -35,13 +37,17 @@ _NAME_LENGTH = 64
 SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES"
 COLLATION = "utf8mb4_bin"
 
-#: Names the outbox row that silences, which is there only within the transaction that made it.
+#: While it is set, what is captured bears its number, so that it can be taken away again before the commit.
+#: To ask here whether somebody applies, in the outbox for instance, would cost every write a tenth.
 APPLYING = "@livemirror_applying"
 
 _NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
 TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json", "enum", "set"})
 #: Types whose text has nothing that JSON would escape.
 _WORDS = frozenset({"uuid", "inet4", "inet6", "decimal", "double", "date", "time", "datetime"})
+
+#: Bytes of a payload; no server that anybody runs has a smaller max_allowed_packet.
+_SURELY_FITS = 32768
 
 _REFUSED = "django-livemirror cannot capture this row: it needs more than max_allowed_packet"
 
@@ -70,12 +76,21 @@ def scripts(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str
     # Without its schema where that is the table's own: a dump is often restored under another name.
     into = outbox.name.removeprefix(f"{table.schema}.")
 
+    # Asking costs as much as the insertion, so it is left out where the answer is known.
+    doubtful = sum(map(_longest, table.columns.values())) > _SURELY_FITS
+
     def record(op: Op, row: str) -> str:
-        return (
-            f"SET payload = {_payload(mirrored, tables, row, isolation)}; "
-            f"IF payload IS NULL THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_REFUSED}'; END IF; "
+        payload = _payload(mirrored, tables, row, isolation)
+        insert = (
             f"INSERT INTO {into} (op, model, captured_at, payload) "
-            f"VALUES ('{op}', {_literal(mirrored.label)}, {_NOW}, payload);"
+            f"VALUES ('{op}', {_literal(mirrored.label)}, COALESCE(-{APPLYING}, {_NOW}), "
+        )
+        if not doubtful:
+            return f"{insert}{payload});"
+        return (
+            f"SET payload = {payload}; "
+            f"IF payload IS NULL THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{_REFUSED}'; END IF; "
+            f"{insert}payload);"
         )
 
     moved = " OR ".join(
@@ -90,11 +105,8 @@ def scripts(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str
     }
     made = {}
     for event, body in bodies.items():
-        silenced = f"EXISTS (SELECT 1 FROM {into} WHERE id = {APPLYING})"
-        whole = (
-            "BEGIN DECLARE payload LONGTEXT CHARACTER SET utf8mb4; "
-            f"IF {APPLYING} IS NULL OR NOT {silenced} THEN {body} END IF; END"
-        )
+        declared = "DECLARE payload LONGTEXT CHARACTER SET utf8mb4; " if doubtful else ""
+        whole = f"BEGIN {declared}{body} END"
         name = _name(mirrored.table, event, whole)
         key = name if table.schema == outbox.schema else f"{table.schema.strip('`')}`.`{name}"
         made[key] = script(table.schema, name, event, table.name, whole)
@@ -118,14 +130,20 @@ def script(schema: str, name: str, event: str, table: str, body: str) -> str:
 
 def _payload(mirrored: MirroredModel, tables: Mapping[str, Table], row: str, isolation: str) -> str:
     columns = tables[mirrored.table].columns
-    members = [
-        f"{_literal(json.dumps(name, ensure_ascii=False) + ': ')}, {expression}"
-        for field in mirrored.fields
-        if field.column in columns
-        for name, expression in _expressions(field, columns[field.column], row, tables, isolation)
+    pieces = [
+        f"{_literal(f'{opening}{json.dumps(name, ensure_ascii=False)}: ')}, {expression}"
+        for opening, (name, expression) in zip(
+            chain("{", repeat(", ")),
+            (
+                said
+                for field in mirrored.fields
+                if field.column in columns
+                for said in _expressions(field, columns[field.column], row, tables, isolation)
+            ),
+            strict=False,
+        )
     ]
-    between = ", ', ', "
-    return f"CONCAT('{{', {between.join(members)}, '}}')"
+    return f"CONCAT({', '.join(pieces)}, '}}')"
 
 
 def _expressions(
@@ -168,6 +186,15 @@ def _not_null(column: str, kind: str) -> str:
 
 def _in_quotes(expression: str) -> str:
     return f"CONCAT('\"', {expression}, '\"')"
+
+
+def _longest(column_type: str) -> float:
+    """The bytes that a value can have in the payload, at most."""
+    kind = kind_of(column_type)
+    if kind in {"char", "varchar", "binary", "varbinary"}:
+        # A control character becomes six, and four bytes in base64 no more than that.
+        return 6 * int(re.sub(r"\D", "", column_type))
+    return 100 if kind in _NUMBERS | _WORDS | {"float", "timestamp", "bit"} else math.inf
 
 
 def _name(table: str, event: str, body: str) -> str:

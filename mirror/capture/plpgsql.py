@@ -35,6 +35,9 @@ _AS_JSON = frozenset(
 #: Types whose cast to text is their output; ``bool`` and ``inet`` for instance have another.
 _AS_TEXT = frozenset({"numeric", "float4", "float8", "json", "jsonb"})
 
+#: Epoch microseconds. As a numeric, which ``extract`` gives, it costs more and says no more.
+_NOW = "date_part('epoch', clock_timestamp()) * 1000000"
+
 APPLYING = "livemirror.applying"
 _NESTED = "livemirror.nested"
 
@@ -69,14 +72,14 @@ TRIGGERS = (
 
 def function_body(quote: Callable[[str], str], mirrored: MirroredModel, tables: Mapping[str, Table]) -> str:
     table = tables[mirrored.table].name
-    nested = f"coalesce(current_setting('{_NESTED}', true) = this, false)"
-    outdated = "true" if tables[mirrored.table].cascaded else nested
+    outdated = " := true" if tables[mirrored.table].cascaded else ""
+    marked = " OR ".join(f"current_setting('{name}', true) <> ''" for name in (APPLYING, _NESTED))
     keys = [quote(field.column) for field in mirrored.key]
     row = _payload(quote, mirrored, tables)
     insert = f"INSERT INTO {tables[Outbox._meta.db_table].name} (op, model, captured_at, payload)"
 
     def record(op: Op) -> str:
-        return f"{insert} SELECT '{op}', {_literal(mirrored.label)}, moment, {row}"
+        return f"{insert} SELECT '{op}', {_literal(mirrored.label)}, {_NOW}, {row}"
 
     def same(one: str, other: str) -> str:
         return " AND ".join(f"{one}.{key} = {other}.{key}" for key in keys)
@@ -93,26 +96,28 @@ def function_body(quote: Callable[[str], str], mirrored: MirroredModel, tables: 
     return f"""
 #variable_conflict use_variable
 DECLARE
-    this text := pg_current_xact_id();
-    outdated boolean := {outdated};
-    moment bigint := extract(epoch FROM clock_timestamp()) * 1000000;
+    outdated boolean{outdated};
     callers text;
+    this text;
 BEGIN
-    IF current_setting('{APPLYING}', true) = this THEN
-        RETURN NULL;
-    END IF;
     GET DIAGNOSTICS callers = PG_CONTEXT;
-    IF pg_trigger_depth() > 1 OR strpos(callers, E'\\n') > 0 THEN
-        PERFORM set_config('{_NESTED}', this, true);
+    IF pg_trigger_depth() > 1 OR strpos(callers, E'\\n') > 0 OR {marked} THEN
+        this := pg_current_xact_id();
+        IF current_setting('{APPLYING}', true) = this THEN
+            RETURN NULL;
+        END IF;
+        outdated := outdated IS TRUE OR current_setting('{_NESTED}', true) IS NOT DISTINCT FROM this;
+        IF pg_trigger_depth() > 1 OR strpos(callers, E'\\n') > 0 THEN
+            PERFORM set_config('{_NESTED}', this, true);
+        END IF;
     END IF;
-    CASE TG_OP
-    WHEN 'INSERT' THEN
+    IF TG_OP = 'INSERT' THEN
         IF outdated THEN
             {record(Op.SAVE)} {here};
         ELSE
             {record(Op.SAVE)} FROM new_rows n;
         END IF;
-    WHEN 'UPDATE' THEN
+    ELSIF TG_OP = 'UPDATE' THEN
         IF EXISTS (SELECT {before} FROM old_rows EXCEPT SELECT {after} FROM new_rows) THEN
             {record(Op.DELETE)} FROM old_rows n;
             {record(Op.SAVE)} {touched};
@@ -121,15 +126,15 @@ BEGIN
         ELSE
             {record(Op.SAVE)} FROM new_rows n;
         END IF;
-    WHEN 'DELETE' THEN
+    ELSIF TG_OP = 'DELETE' THEN
         IF outdated THEN
             {record(Op.DELETE)} {gone};
         ELSE
             {record(Op.DELETE)} FROM old_rows n;
         END IF;
-    WHEN 'TRUNCATE' THEN
+    ELSE
         {record(Op.DELETE)} FROM {table} n;
-    END CASE;
+    END IF;
     RETURN NULL;
 END
 """
@@ -172,7 +177,7 @@ def whole_table(quote: Callable[[str], str], mirrored: MirroredModel, tables: Ma
     body = (
         f"BEGIN LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE; "
         f"INSERT INTO {outbox} (op, model, captured_at, payload) SELECT '{Op.SAVE}', "
-        f"{_literal(mirrored.label)}, extract(epoch FROM clock_timestamp()) * 1000000, {row} "
+        f"{_literal(mirrored.label)}, {_NOW}, {row} "
         f"FROM {table} n; END"
     )
     function = "pg_temp.livemirror_record_all()"
