@@ -47,11 +47,21 @@ _ENDS_GROUP = 7
 
 
 class Sequencer:
-    """Moves the outbox of one database into its oplog; ``step`` is one pass."""
+    """Moves the outbox of one database into its oplog; ``step`` is one pass.
 
-    def __init__(self, using: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    ``clock`` is monotonic seconds, ``now`` epoch microseconds.
+    """
+
+    def __init__(
+        self,
+        using: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
         self.using = using or conf().database
         self._clock = clock
+        self._now = now
+        self._latest = 0
         self._rests_until = 0.0
         self._sql = _Statements(connections[self.using].ops.quote_name)
         self._readers: dict[str, RowReader] = {}
@@ -145,7 +155,7 @@ class Sequencer:
         """Rows for the oplog, in the order of their columns."""
         for number, op, label, captured_at, payload in self._captured():
             taken.add(number)
-            change, key = self._change(op, label, payload, stamp(desk.head, captured_at))
+            change, key = self._change(op, label, payload, stamp(desk.head, self._possible(captured_at)))
             if change is None:
                 continue
             desk.head = change.ts
@@ -154,6 +164,12 @@ class Sequencer:
             fitted = oplog.fit_key(key)
             row = oplog.row_number(label, fitted)
             yield [desk.stream_id, change.ts, desk.position, op, label, fitted, row, False, body]
+
+    def _possible(self, captured_at: int) -> int:
+        """Not later than now: what a session says of the time must not move the stream into the future."""
+        if captured_at > self._latest:
+            self._latest = self._now()
+        return min(captured_at, self._latest)
 
     def _captured(self) -> Iterator[tuple[Any, ...]]:
         """The outbox as of one moment, a page at a time in memory."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from django.db.utils import OperationalError
 from mirror.capture.mysql_triggers import (
     APPLYING,
     COLLATION,
+    NOT_NULL,
     PREFIX,
     SQL_MODE,
     TEXTS,
@@ -45,7 +45,9 @@ from mirror.registry import MirroredField, MirroredModel, root_of
 # What is said of both views, and of the table rather than the trigger, keeps the server from opening every
 # table of all its databases: five times as fast where it has more of them than its cache holds.
 _COLUMNS = """
-    SELECT c.table_schema, c.table_name, c.column_name, c.column_type
+    SELECT c.table_schema, c.table_name, c.column_name, CONCAT_WS(
+        ' ', c.column_type, c.character_set_name, IF(c.is_nullable = 'NO', %s, NULL)
+    )
     FROM information_schema.columns c
     JOIN information_schema.tables t ON t.table_schema = c.table_schema AND t.table_name = c.table_name
     WHERE c.table_schema IN %s AND c.table_name IN %s AND t.table_schema IN %s AND t.table_name IN %s
@@ -99,7 +101,7 @@ class Mysql:
         columns: dict[tuple[str, str], dict[str, str]] = {}
         with connection.cursor() as cursor:
             schemas, tables = ({place[part] for place in places.values()} for part in (0, 1))
-            cursor.execute(_COLUMNS, [tuple(schemas), tuple(tables)] * 2)
+            cursor.execute(_COLUMNS, [NOT_NULL, *[tuple(schemas), tuple(tables)] * 2])
             for schema, table, column, kind in cursor.fetchall():
                 columns.setdefault((fold(schema), fold(table)), {})[column] = kind
         return {
@@ -271,7 +273,7 @@ def _moments(connection: BaseDatabaseWrapper) -> Callable[[Any], Any]:
 
 
 def _bits(field: MirroredField, column_type: str) -> Callable[[Any], Any]:
-    width = int(re.sub(r"\D", "", column_type))
+    width = int(column_type.partition("(")[2].partition(")")[0])
     # The driver gives bytes, which Django cannot read as a boolean.
     if width == 1 and isinstance(root_of(field.field), models.BooleanField):
         return int

@@ -23,7 +23,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain, repeat
+from itertools import groupby
 
 from mirror.capture.tables import Table
 from mirror.changes import Op
@@ -49,14 +49,19 @@ _WORDS = frozenset({"uuid", "inet4", "inet6", "decimal", "double", "date", "time
 #: Bytes of a payload; no server that anybody runs has a smaller max_allowed_packet.
 _SURELY_FITS = 32768
 
+#: Types that JSON_QUOTE takes as they are, in the character sets that JSON is written in.
+_CHARACTERS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext"})
+_UNICODE = re.compile(r" (utf8|utf8mb3|utf8mb4) ")
+
 _REFUSED = "django-livemirror cannot capture this row: it needs more than max_allowed_packet"
 
-#: Epoch microseconds. SYSDATE is the clock, which SET timestamp leaves alone, in the session's time zone;
-#: the rest is the offset of that zone.
-_NOW = (
-    "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', SYSDATE(6)) "
-    "- TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), NOW(6))"
-)
+#: Epoch microseconds, when the statement began. ``SET timestamp`` moves it; the sequencer lets no time be
+#: later than its own, and none be earlier than the change before. A clock that cannot be moved has to be
+#: turned from the session's time zone to UTC, which took a tenth of what a captured write costs.
+_NOW = "@@timestamp * 1000000"
+
+#: What a column's type says after its character set.
+NOT_NULL = "not null"
 
 
 def kind_of(column_type: str) -> str:
@@ -93,10 +98,7 @@ def scripts(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str
             f"{insert}payload);"
         )
 
-    moved = " OR ".join(
-        f"NOT CAST(OLD.{_quoted(field.column)} AS BINARY) <=> CAST(NEW.{_quoted(field.column)} AS BINARY)"
-        for field in mirrored.key
-    )
+    moved = " OR ".join(_differs(field.column, table.columns[field.column]) for field in mirrored.key)
     save, delete = record(Op.SAVE, "NEW"), record(Op.DELETE, "OLD")
     bodies = {
         "insert": save,
@@ -130,62 +132,88 @@ def script(schema: str, name: str, event: str, table: str, body: str) -> str:
 
 def _payload(mirrored: MirroredModel, tables: Mapping[str, Table], row: str, isolation: str) -> str:
     columns = tables[mirrored.table].columns
-    pieces = [
-        f"{_literal(f'{opening}{json.dumps(name, ensure_ascii=False)}: ')}, {expression}"
-        for opening, (name, expression) in zip(
-            chain("{", repeat(", ")),
-            (
-                said
-                for field in mirrored.fields
-                if field.column in columns
-                for said in _expressions(field, columns[field.column], row, tables, isolation)
-            ),
-            strict=False,
-        )
-    ]
-    return f"CONCAT({', '.join(pieces)}, '}}')"
+    pieces: list[str | _Sql] = []
+    for field in mirrored.fields:
+        if field.column in columns:
+            for name, value in _values(field, columns[field.column], row, tables, isolation):
+                pieces += [", " if pieces else "{", f"{json.dumps(name, ensure_ascii=False)}: ", *value]
+    pieces.append("}")
+    # Each argument that there is costs something each time.
+    parts = []
+    for is_sql, group in groupby(pieces, key=lambda piece: isinstance(piece, _Sql)):
+        together = list(group)
+        parts += together if is_sql else [_literal("".join(together))]
+    return f"CONCAT({', '.join(parts)})"
 
 
-def _expressions(
+class _Sql(str):
+    """An expression, among pieces of JSON."""
+
+    __slots__ = ()
+
+
+def _values(
     field: MirroredField, column_type: str, row: str, tables: Mapping[str, Table], isolation: str
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, list[str | _Sql]]]:
     column = f"{row}.{_quoted(field.column)}"
-    yield field.column, _json(column, kind_of(column_type))
+    yield field.column, _json(column, column_type)
     reference = field.reference
     if reference is not None and reference.table in tables:
         uuid = (
             f"(SELECT {_in_quotes(f'p.{_quoted(reference.uuid_column)}')} "
             f"FROM {tables[reference.table].name} p WHERE p.{_quoted(reference.pk_column)} = {column})"
         )
-        yield f"{field.column}>", f"COALESCE(IF({isolation} LIKE 'READ-%', {uuid}, NULL), 'null')"
+        yield (
+            f"{field.column}>",
+            [_Sql(f"COALESCE(IF({isolation} LIKE 'READ-%', {uuid}, NULL), 'null')")],
+        )
 
 
-def _json(column: str, kind: str) -> str:
+def _json(column: str, column_type: str) -> list[str | _Sql]:
+    """Should a column that took no NULL take one since, the row is refused until the next ``migrate``."""
+    kind = kind_of(column_type)
+    never_null = column_type.endswith(NOT_NULL)
     if kind in _NUMBERS:
         # A sum is a number also where the column has become one of bits since.
-        return f"COALESCE({column} + 0, 'null')"
-    return f"COALESCE({_not_null(column, kind)}, 'null')"
-
-
-def _not_null(column: str, kind: str) -> str:
-    bytes_ = f"REPLACE(TO_BASE64({column}), CHAR(10 USING ascii), '')"
+        return [_Sql(f"{column} + 0" if never_null else f"COALESCE({column} + 0, 'null')")]
     if kind in TEXTS:
+        if never_null and kind in _CHARACTERS and _UNICODE.search(column_type):
+            return [_Sql(f"JSON_QUOTE({column})")]
+        quoted = f"JSON_QUOTE(CONCAT({column}))"
         # NULL also where a character of the column's set is none of Unicode's.
-        return f"JSON_QUOTE(CONCAT({column})), CONCAT('{{\"b\": \"', {bytes_}, '\"}}')"
+        bytes_ = f"CONCAT('{{\"b\": \"', {_base64(column)}, '\"}}')"
+        return [_Sql(f"COALESCE({quoted}, {bytes_}, 'null')")]
+    if kind == "bit":
+        return [_Sql(f"COALESCE({column} + 0, 'null')")]
+    text = _text(column, kind)
+    return ['"', _Sql(text), '"'] if never_null else [_Sql(f"COALESCE({_in_quotes(text)}, 'null')")]
+
+
+def _text(column: str, kind: str) -> str:
+    """What has nothing that JSON would escape."""
     if kind in _WORDS:
-        return _in_quotes(column)
+        return column
     if kind == "float":
-        return _in_quotes(f"{column} + 0e0")
+        return f"{column} + 0e0"
     if kind == "timestamp":
         # The date that is all zeros has none; as a number it is zero.
-        return _in_quotes(f"COALESCE(UNIX_TIMESTAMP({column}), {column} + 0)")
-    if kind == "bit":
-        return f"{column} + 0"
-    return _in_quotes(bytes_)
+        return f"COALESCE(UNIX_TIMESTAMP({column}), {column} + 0)"
+    return _base64(column)
+
+
+def _base64(column: str) -> str:
+    return f"REPLACE(TO_BASE64({column}), CHAR(10 USING ascii), '')"
 
 
 def _in_quotes(expression: str) -> str:
     return f"CONCAT('\"', {expression}, '\"')"
+
+
+def _differs(column: str, column_type: str) -> str:
+    old, new = f"OLD.{_quoted(column)}", f"NEW.{_quoted(column)}"
+    if kind_of(column_type) in _NUMBERS | {"uuid"}:
+        return f"NOT {old} <=> {new}"
+    return f"NOT CAST({old} AS BINARY) <=> CAST({new} AS BINARY)"
 
 
 def _longest(column_type: str) -> float:
@@ -193,7 +221,7 @@ def _longest(column_type: str) -> float:
     kind = kind_of(column_type)
     if kind in {"char", "varchar", "binary", "varbinary"}:
         # A control character becomes six, and four bytes in base64 no more than that.
-        return 6 * int(re.sub(r"\D", "", column_type))
+        return 6 * int(column_type.partition("(")[2].partition(")")[0])
     return 100 if kind in _NUMBERS | _WORDS | {"float", "timestamp", "bit"} else math.inf
 
 

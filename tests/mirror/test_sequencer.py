@@ -80,6 +80,15 @@ def test_a_clock_that_is_set_back_changes_no_order(recorded):
 
 
 @everywhere
+def test_a_time_that_has_not_come_yet_is_none(recorded):
+    mine = Sequencer("centre", now=lambda: NOON)
+    for value, at in enumerate([NOON - 5, NOON + 3600_000_000, NOON]):
+        capture_counter(value, at=at, using="centre")
+    mine.step()
+    assert [change.ts for change in recorded.changes()] == [NOON - 5, NOON, NOON + 1]
+
+
+@everywhere
 def test_a_pass_is_one_group_that_ends_with_its_last_change(recorded):
     for value in range(3):
         capture_counter(value, using="centre")
