@@ -15,6 +15,7 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import connection, connections, migrations, models
 from django.db.models import F
+from django.db.utils import IntegrityError
 
 from mirror import capture
 from mirror.models import UUIDModel
@@ -119,6 +120,20 @@ def test_a_trigger_that_was_made_again_under_other_settings_is_mended(source, va
     execute(f"SET {variable} = DEFAULT")
     assert capture.sync(connection) == [f"removed {name}", f"installed {name}"]
     assert installed() == before
+
+
+def test_a_null_where_none_was_is_refused_until_the_triggers_know_of_it(source):
+    execute("ALTER TABLE shop_counter MODIFY value int NULL")
+    try:
+        with pytest.raises(IntegrityError, match="payload"):
+            execute("INSERT INTO shop_counter (id, value) VALUES (1, NULL)")
+        capture.sync(connection)
+        execute("INSERT INTO shop_counter (id, value) VALUES (2, NULL)")
+        assert [(change.pk, change.fields["value"]) for change in source.news()] == [(2, None)]
+    finally:
+        execute("DELETE FROM shop_counter")
+        execute("ALTER TABLE shop_counter MODIFY value int NOT NULL")
+        capture.sync(connection)
 
 
 def test_what_is_no_longer_listed_leaves_nothing_behind(source, settings):
