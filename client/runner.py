@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import random
+import signal
 import time
 from collections.abc import Callable, Collection
 
@@ -13,6 +14,7 @@ from asgiref.sync import sync_to_async
 
 from client.follower import Follower, World
 from client.link import connect
+from client.workers import Share
 from mirror.conf import Conf, conf
 from mirror.errors import Superseded
 from mirror.models import Source
@@ -21,6 +23,8 @@ logger = logging.getLogger("mirror.client")
 
 #: Seconds between two looks at the table of sources.
 _LOOK_EVERY = 2.0
+
+_ALL = Share(0, of=1)
 
 
 def real_world(settings: Conf) -> World:
@@ -33,12 +37,13 @@ def real_world(settings: Conf) -> World:
 
 
 class Runner:
-    """``names`` empty means every registered source."""
+    """``names`` empty means every registered source; of those, the ones of the share."""
 
-    def __init__(self, names: Collection[str], settings: Conf, world: World) -> None:
+    def __init__(self, names: Collection[str], settings: Conf, world: World, share: Share = _ALL) -> None:
         self._names = set(names)
         self._settings = settings
         self._world = world
+        self._share = share
         self._stop = asyncio.Event()
         self._followers: dict[int, tuple[Follower, asyncio.Task[None]]] = {}
         self._waiting = False
@@ -104,7 +109,8 @@ class Runner:
         sources = Source.objects.using(conf().database).order_by("name")
         if self._names:
             sources = sources.filter(name__in=self._names)
-        return dict(await sync_to_async(lambda: list(sources.values_list("pk", "name")))())
+        registered = await sync_to_async(lambda: list(sources.values_list("pk", "name")))()
+        return {source_id: name for source_id, name in registered if self._share.includes(source_id)}
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -126,6 +132,13 @@ def missing(names: Collection[str]) -> list[str]:
     """Those of the names that are not registered."""
     known = set(Source.objects.using(conf().database).values_list("name", flat=True))
     return sorted(set(names) - known)
+
+
+def stop_on_signal(stop: Callable[[], None]) -> None:
+    """SIGINT and SIGTERM, in the loop that runs."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
 
 
 def run(runner: Runner, *, until_level: bool, on_signal: Callable[[Callable[[], None]], None]) -> bool:

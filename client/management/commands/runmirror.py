@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import asyncio
-import signal
 import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from client.runner import Runner, missing, real_world, run
+from client.runner import Runner, missing, real_world, run, stop_on_signal
+from client.workers import Share, Workers, start_worker
 from mirror.conf import conf
 
 
@@ -22,20 +23,39 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME")
         parser.add_argument("--until-caught-up", action="store_true", help="exit once level")
+        parser.add_argument(
+            "--workers", type=_count, default=1, metavar="N", help="processes that share the sources (1)"
+        )
 
-    def handle(self, *args: Any, names: list[str], until_caught_up: bool, **options: Any) -> None:
+    def handle(
+        self, *args: Any, names: list[str], until_caught_up: bool, workers: int, **options: Any
+    ) -> None:
         unknown = missing(names)
         if unknown:
             raise CommandError(
                 f"No source named {', '.join(unknown)}. See `manage.py mirrorsource list`, or add it with "
                 "`manage.py mirrorsource add NAME URL --token T`."
             )
-        runner = Runner(names, conf(), real_world(conf()))
-        if not run(runner, until_level=until_caught_up, on_signal=_on_signal):
+        if workers > 1:
+            reached = asyncio.run(_share_out(names, workers, until_level=until_caught_up))
+        else:
+            runner = Runner(names, conf(), real_world(conf()))
+            reached = run(runner, until_level=until_caught_up, on_signal=stop_on_signal)
+        if not reached:
             sys.exit(1)
 
 
-def _on_signal(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+async def _share_out(names: list[str], count: int, *, until_level: bool) -> bool:
+    workers = Workers(
+        [Share(number, of=count) for number in range(count)],
+        partial(start_worker, names, until_level=until_level),
+        until_level=until_level,
+    )
+    stop_on_signal(workers.stop)
+    return await workers.run()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+    return int(text)
