@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import F, Max, Q
 
 from mirror.changes import mark_of
@@ -81,6 +81,16 @@ def seek(stream: Stream, place: str | int) -> tuple[int, int, str]:
 
 def read(stream_id: int, after: int, using: str, *, limit: int, max_bytes: int) -> Sequence[Entry]:
     """Entries after a cursor, in order: at most ``limit``, and no more once ``max_bytes`` are read."""
+    connection = connections[using]
+    if connection.vendor != "sqlite":
+        # One round trip: opening, reading and closing a cursor of the server took longer than all the rest,
+        # and the driver would fetch rows that are too many.
+        with connection.cursor() as cursor:
+            cursor.execute(_measured(connection.ops.quote_name), [stream_id, after, limit, max_bytes])
+            return [
+                Entry(ts=ts, position=position, ends_group=bool(ends_group), body=body)
+                for ts, position, ends_group, body in cursor.fetchall()
+            ]
     changes = Oplog.objects.using(using).filter(stream_id=stream_id, ts__gt=after).order_by("ts")[:limit]
     entries: list[Entry] = []
     size = 0
@@ -91,6 +101,17 @@ def read(stream_id: int, after: int, using: str, *, limit: int, max_bytes: int) 
         if size >= max_bytes:
             break
     return entries
+
+
+def _measured(quote: Callable[[str], str]) -> str:
+    columns = ", ".join(map(quote, ("ts", "position", "ends_group", "body")))
+    return (
+        f"SELECT {columns} FROM (SELECT {columns}, "
+        f"SUM(OCTET_LENGTH(body)) OVER (ORDER BY ts) - OCTET_LENGTH(body) AS before_it "
+        f"FROM (SELECT {columns} FROM {quote(Oplog._meta.db_table)} "
+        f"WHERE stream_id = %s AND ts > %s ORDER BY ts LIMIT %s) page) measured "
+        f"WHERE before_it < %s ORDER BY ts"
+    )
 
 
 def prune(stream: Stream, *, before: int) -> int:

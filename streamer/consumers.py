@@ -24,7 +24,17 @@ from mirror.errors import (
 )
 from mirror.models import Stream
 from mirror.session import Limits, Role, Session
-from mirror.wire import SUBPROTOCOL, Ack, Error, Frame, Heartbeat, Message, Subscribe, Subscribed
+from mirror.wire import (
+    SUBPROTOCOL,
+    Ack,
+    Error,
+    Frame,
+    Heartbeat,
+    Message,
+    Segment,
+    Subscribe,
+    Subscribed,
+)
 from streamer.hub import Hub, Tail, hub
 from streamer.presence import Presence, present
 
@@ -179,20 +189,17 @@ class StreamConsumer(AsyncWebsocketConsumer):
         )
 
     async def _pump(self, tail: Tail, grown: asyncio.Event) -> None:
-        while True:
-            await self._still_allowed()
-            grown.clear()
-            segment = tail.after(self.session.cursor)
-            found = [segment] if segment else []
-            if not found and self.session.cursor < tail.head:
-                found = await self.hub.page(tail, self.session.cursor)
-            for segment in found:
-                for frame in segment.frames:
-                    await self._await_credit(tail)
-                    await self._say(frame)
-            self._note()
-            if not found:
-                await self._idle(grown, tail)
+        with _Ahead(self.hub, tail) as ahead:
+            while True:
+                await self._still_allowed()
+                grown.clear()
+                for segment in (found := await ahead.segments(self.session.cursor)):
+                    for frame in segment.frames:
+                        await self._await_credit(tail)
+                        await self._say(frame)
+                self._note()
+                if not found:
+                    await self._idle(grown, tail)
 
     async def _still_allowed(self) -> None:
         """Called at least with every heartbeat. Raises Unauthorized."""
@@ -237,6 +244,39 @@ class StreamConsumer(AsyncWebsocketConsumer):
         await self._end()
         await self.send(text_data=self.session.send(Error(code=error.code, message=str(error))))
         await self.close(error.close_code)
+
+
+class _Ahead:
+    """What follows a cursor: from the ring, or pages of the oplog, the next read while one is sent."""
+
+    def __init__(self, hub: Hub, tail: Tail) -> None:
+        self._hub = hub
+        self._tail = tail
+        self._next: tuple[int, asyncio.Task[list[Segment]]] | None = None
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._next is not None:
+            self._next[1].cancel()
+
+    async def segments(self, cursor: int) -> list[Segment]:
+        if segment := self._tail.after(cursor):
+            return [segment]
+        if cursor >= self._tail.head:
+            return []
+        if self._next is None or self._next[0] != cursor:
+            self._begin(cursor)
+        assert self._next is not None
+        found = await self._next[1]
+        self._next = None
+        if found and found[-1].last < self._tail.head and not self._tail.after(found[-1].last):
+            self._begin(found[-1].last)
+        return found
+
+    def _begin(self, cursor: int) -> None:
+        self._next = cursor, asyncio.ensure_future(self._hub.page(self._tail, cursor))
 
 
 def _now() -> int:
