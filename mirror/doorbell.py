@@ -174,7 +174,7 @@ class Sequences(_Asking):
     """
 
     #: Seconds between two looks of the server, also when nothing moved for long, and how long that is.
-    _TICK, _SLOW_TICK, _LONG = 0.004, 0.02, 10.0
+    _TICK, _SLOW_TICK, _LONG = 0.002, 0.02, 10.0
     #: Seconds for which the server watches at a time.
     _WATCH = 0.1
     #: What it waits for a transaction that has written something and is about to commit.
