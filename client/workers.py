@@ -82,7 +82,7 @@ class Workers:
             del self._running[share]
             if code == MISSED:
                 self.stop()
-            if self._stopping or code == MISSED or (code == 0 and self._until_level):
+            if self._stopping or (code == 0 and self._until_level):
                 return code
             logger.error("worker %d ended with exit code %d and begins again", share.number + 1, code)
             await self._pause(_REST)
