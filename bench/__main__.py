@@ -9,11 +9,12 @@ import time
 import traceback
 from pathlib import Path
 
+from bench import versions
 from bench.options import ENGINES, Options
 from bench.picture import draw
-from bench.report import machine, save, table
+from bench.report import described, load, machine, save
 from bench.results import FAILED, Result, brief, markdown
-from bench.scenarios import SCENARIOS, load, selected
+from bench.scenarios import SCENARIOS, scenario, selected
 
 
 def main() -> int:
@@ -31,12 +32,15 @@ def main() -> int:
         scale=arguments.scale,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    about = {**machine(), "repeats": options.repeats, "scale": options.scale}
+    minutes: dict[str, float] = {}
+    run = {"repeats": options.repeats, "scale": options.scale, "minutes": minutes}
+    about = {**machine(), "versions": versions.of_scenarios(), **run}
     results: list[Result] = []
     for name in names:
         options.say(f"{name}, since {time.strftime('%H:%M:%S')}")
+        began = time.monotonic()
         try:
-            results += load(name).run(options)
+            results += scenario(name).run(options)
         except KeyboardInterrupt:
             options.say("interrupted")
             return 130
@@ -45,6 +49,8 @@ def main() -> int:
             results.append(
                 Result(scenario=name, case="all", subject="the scenario", left_out=f"{FAILED}{brief(error)}")
             )
+        minutes[name] = round((time.monotonic() - began) / 60, 1)
+        about["load at the end"] = load()
         # After each one: a run of hours keeps what it has.
         _write(arguments.output, "bench" if len(names) == len(SCENARIOS) else "-".join(names), results, about)
     print(markdown(results))
@@ -62,13 +68,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _write(directory: Path, name: str, results: list[Result], about: dict[str, object]) -> None:
-    told = [
-        [what, ", ".join(map(str, value)) if isinstance(value, list) else value]
-        for what, value in about.items()
-    ]
-    text = f"{markdown(results)}\n\n## machine\n\n{table(['what', 'value'], told)}"
+    text = f"{markdown(results)}\n\n{described(about)}"
     save(directory, name, {"machine": about, "results": [result.as_json() for result in results]}, text)
-    trouble = draw(results, directory / f"{name}.png")
+    trouble = draw(results, about, directory / f"{name}.png")
     if trouble:
         print(trouble, file=sys.stderr)
 

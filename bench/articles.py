@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.results import Contestant
 from bench.sites import BenchSite, Ground, drop, source_engine
@@ -25,12 +26,13 @@ def ingest(path: Path) -> int:
             if float(moment) <= last:
                 continue
             for entry in serializers.deserialize("json", objects):
-                found = type(entry.object)._default_manager.filter(id=entry.object.id).first()
-                entry.object.pkid = found.pkid if found else None
+                told: Any = entry.object
+                found = type(told)._default_manager.filter(id=told.id).first()
+                told.pkid = found.pkid if found else None
                 if verb == "SAVE":
                     entry.save()
                 elif found:
-                    entry.object.delete()
+                    told.delete()
                 count += 1
             last = float(moment)
     return count

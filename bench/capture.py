@@ -23,15 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.report import Spread, machine, save, table
+from bench import versions
+from bench.report import Spread, described, load, machine, save, table
 from tests.end_to_end.databases import Database, served, sqlite
 
 ENGINES = ("sqlite", "postgresql", "mariadb")
 WAYS: dict[str, dict[str, Any]] = {
-    "without": {"CAPTURE": None},
+    "without": {"CAPTURE": None, "READ_ONLY": False},
     "triggers": {"CAPTURE": "triggers"},
     "signals": {"CAPTURE": "signals"},
-    "articles": {"CAPTURE": None},
+    "articles": {"CAPTURE": None, "READ_ONLY": False},
 }
 #: Rows of a turn, and turns of a round. Single writes are told by the median of a round's, with many short
 #: turns: a machine that stands still for a moment would decide the ratio otherwise.
@@ -241,6 +242,7 @@ def main() -> None:
     if arguments.way:
         serve_writes(arguments.way, arguments.log)
         return
+    about = {**machine(), "versions": versions.of_capture(), "repeats": arguments.repeats}
     ways = [way for way in WAYS if way not in arguments.without_way]
     results = []
     for engine in arguments.engine or ENGINES:
@@ -248,7 +250,9 @@ def main() -> None:
             results.append(result)
             print(json.dumps(result), file=sys.stderr, flush=True)
     text = markdown(results, ways)
-    save(arguments.output, "capture", {"machine": machine(), "results": results}, text)
+    about["load at the end"] = load()
+    told = f"{text}\n\n{described(about)}"
+    save(arguments.output, "capture", {"machine": about, "results": results}, told)
     print(text)
 
 

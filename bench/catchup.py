@@ -9,50 +9,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from bench import articles, logical, transport
 from bench.cqrs import peer as cqrs
 from bench.options import Options
-from bench.results import Aim, Contestant, Figures, Key, Ratio, Result, quotients, rounds
-from bench.running import catch_up, until_sequenced
-from bench.sites import BenchSite, Ground, absent, drop, ground, same_tables
+from bench.results import Aim, Contestant, Figures, Key, Lineup, Ratio, Result, quotients
+from bench.running import catch_up, until_at, until_sequenced
+from bench.sites import BenchSite, Ground, absent, drop, ground, same_tables, source_engine
+from bench.torn import Watcher
 
 _CHANGES = 400_000
 #: For the peers that go row by row.
-_FEW = 20_000
+_FEW = 4_000
+_LEAST = 400
+#: As many states of the centre's tables are seen at least: before, between and after.
+_STATES = 3
+#: Written without a pause while the mirror is watched.
+_MORE = 40_000
 _RATE = "changes/s"
 _AIMS = {"the articles' ingestion": Aim("at least", 30), "logical replication": Aim("at least", 1)}
 
 
 def run(options: Options) -> list[Result]:
     changes = options.scaled(_CHANGES, least=100) // 10 * 10
-    few = min(changes, options.scaled(_FEW, least=100) // 10 * 10)
-    left_out: list[Result] = []
+    few = min(changes, options.scaled(_FEW, least=_LEAST) // 10 * 10)
+    lineup = Lineup("catch-up", options.say)
     with ExitStack() as stack:
         place = stack.enter_context(ground())
         contestants: dict[Key, Contestant] = {}
-        sources = {}
+        sources: dict[str, BenchSite] = {}
         for engine in options.engines:
-            if why := absent(engine):
-                left_out.append(_left_out(engine, "livemirror", why))
-                continue
+            key, theirs = (engine, "livemirror"), (engine, "the articles' ingestion")
             options.say(f"  {engine}: {changes} changes to catch up")
-            sources[engine] = source_with(place, engine, changes)
-            contestants[engine, "livemirror"] = _mirror(place, sources[engine], changes)
-            contestants[engine, "the articles' ingestion"] = articles.contestant(place, sources[engine], few)
-        for (engine, name), why, begin in _peers(place, stack, sources, changes, few, options):
-            if why:
-                left_out.append(_left_out(engine, name, why))
-            else:
-                options.say(f"  {engine}: preparing {name}")
-                contestants[engine, name] = begin()
-        figures, failed = rounds("catch-up", contestants, options.repeats, options.say)
-    return [*_results(figures, changes, few), *left_out, *failed]
+            made = lineup.attempt(key, partial(source_with, place, engine, changes), unless=absent(engine))
+            if made is None:
+                continue
+            sources[engine] = made
+            contestants[key] = _mirror(place, made, changes)
+            if peer := lineup.attempt(theirs, partial(articles.contestant, place, made, few)):
+                contestants[theirs] = peer
+        for key, why, begin in _peers(place, stack, sources, changes, few, options):
+            options.say(f"  preparing {', '.join(key)}")
+            if peer := lineup.attempt(key, begin, unless=why):
+                contestants[key] = peer
+        figures = lineup.rounds(contestants, options.repeats)
+        results = list(_results(figures, changes, few))
+        for engine, source in sources.items():
+            options.say(f"  {engine}: a round that is watched")
+            watched = partial(_watched, place, source, changes, options.scaled(_MORE, least=2_000))
+            results += lineup.attempt((engine, "livemirror, watched"), watched) or []
+    return [*results, *lineup.left_out]
 
 
-def source_with(place: Ground, engine: str, changes: int) -> BenchSite:
+def source_with(place: Ground, engine: str, changes: int, **conf: Any) -> BenchSite:
     """A served source whose oplog holds so many changes."""
-    source = place.site("source", engine)
+    source = place.site("source", engine, **conf)
     source.serve()
     source.writes(changes)
     until_sequenced(source, changes)
@@ -100,6 +114,42 @@ def _mirror(place: Ground, source: BenchSite, changes: int) -> Contestant:
     return level
 
 
+def _watched(place: Ground, source: BenchSite, changes: int, more: int) -> list[Result]:
+    """A round beside the others, because it costs time: does anybody see a torn transaction?"""
+    centre = place.centre_of(source)
+    watcher, mirror = Watcher(centre), centre.mirror()
+    until_at(centre, mirror, changes)
+    found = [_torn(centre, "catching up", watcher)]
+    watcher = Watcher(centre)
+    # As fast as it can, while the mirror follows.
+    source.writes(more, seed=2)
+    until_at(centre, mirror, changes + more)
+    found.append(_torn(centre, "following writes without a pause", watcher))
+    assert same_tables(source, centre), "source and centre differ after they were watched"
+    drop(centre)
+    return found
+
+
+def _torn(centre: BenchSite, phase: str, watcher: Watcher) -> Result:
+    told = watcher.end()
+    result = Result(
+        scenario="catch-up",
+        case=source_engine(centre),
+        subject="livemirror, watched",
+        quantity=f"looks that saw a torn transaction, {phase}",
+        unit="looks",
+        figures=(float(told["torn"]),),
+        aim=Aim("at most", 0),
+        note=f"{phase}, {told['looks']:,} looks saw {told['states']:,} states",
+    )
+    if told["states"] < _STATES and not told["torn"]:
+        why = f"{phase}, only {told['states']} states were seen: too few changes for a verdict"
+        return replace(result, figures=(), aim=None, note="", left_out=why)
+    if told["torn"]:
+        return replace(result, note=f"{result.note}; the first torn one: {told['first_torn']}")
+    return result
+
+
 def _results(figures: Mapping[Key, Figures], changes: int, few: int) -> Iterator[Result]:
     for (engine, name), quantities in figures.items():
         rates = quantities[_RATE]
@@ -141,7 +191,3 @@ def _note(name: str, changes: int, few: int) -> str:
     if name in ("the articles' ingestion", "django-cqrs"):
         return f"{few:,} changes"
     return f"{changes:,} changes"
-
-
-def _left_out(engine: str, name: str, why: str) -> Result:
-    return Result(scenario="catch-up", case=engine, subject=name, left_out=why)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from bench.options import Options
-from bench.results import Aim, Contestant, Key, Result, rounds
+from bench.results import Aim, Contestant, Key, Lineup, Result
 from bench.running import Live, live
 from bench.sites import BenchSite, Ground, absent, ground
 from bench.watching import processor_seconds
@@ -18,17 +19,17 @@ _AIM = Aim("at most", 1)
 
 
 def run(options: Options) -> list[Result]:
+    lineup = Lineup("idle", options.say)
     results: list[Result] = []
     with ground() as place:
         contestants: dict[Key, Contestant] = {}
         seconds = max(3, options.scaled(_SECONDS))
         for engine in options.engines:
-            if why := absent(engine):
-                results.append(Result(scenario="idle", case=engine, subject="livemirror", left_out=why))
-            else:
-                contestants[engine, "livemirror"] = _contestant(place, live(place, engine), seconds)
+            key = engine, "livemirror"
+            if running := lineup.attempt(key, partial(live, place, engine), unless=absent(engine)):
+                contestants[key] = _contestant(place, running, seconds)
         time.sleep(_SETTLING)
-        figures, failed = rounds("idle", contestants, options.repeats, options.say)
+        figures = lineup.rounds(contestants, options.repeats)
     for (engine, subject), quantities in figures.items():
         results += [
             Result(
@@ -43,7 +44,7 @@ def run(options: Options) -> list[Result]:
             )
             for process, each in quantities.items()
         ]
-    return [*results, *failed]
+    return [*results, *lineup.left_out]
 
 
 def _contestant(place: Ground, running: Live, seconds: float) -> Contestant:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bench import logical
 from bench.cqrs import peer as cqrs
 from bench.options import Options
-from bench.results import Aim, Contestant, Figures, Key, Ratio, Result, quotients, rounds
+from bench.results import Aim, Contestant, Figures, Key, Lineup, Ratio, Result, quotients
 from bench.running import live
 from bench.sites import BenchSite, Ground, absent, connect, ground
 from bench.writer import reached_rate
@@ -54,30 +55,23 @@ def percentiles(ordered: Sequence[float]) -> dict[str, float]:
 
 
 def run(options: Options) -> list[Result]:
-    left_out: list[Result] = []
+    lineup = Lineup("latency", options.say)
     results: list[Result] = []
     with ExitStack() as stack:
         place = stack.enter_context(ground())
         pairs: dict[Key, Pair] = {}
         for engine, name, why, begin in _contestants(place, stack, options):
-            if why:
-                left_out.append(Result(scenario="latency", case=engine, subject=name, left_out=why))
-            else:
-                pairs[engine, name] = begin()
+            if pair := lineup.attempt((engine, name), begin, unless=why):
+                pairs[engine, name] = pair
         for rate in _RATES:
             options.say(f"  {rate} writes/s")
             count = max(20, round(rate * _SECONDS * options.scale))
-            figures, failed = rounds(
-                "latency",
-                {
-                    (f"{engine}, {rate} writes/s", name): _at(pair, rate, count)
-                    for (engine, name), pair in pairs.items()
-                },
-                options.repeats,
-                options.say,
-            )
-            results += [*_results(rate, count, figures), *failed]
-    return [*results, *left_out]
+            contestants = {
+                (f"{engine}, {rate} writes/s", name): _at(pair, rate, count)
+                for (engine, name), pair in pairs.items()
+            }
+            results += _results(rate, count, lineup.rounds(contestants, options.repeats))
+    return [*results, *lineup.left_out]
 
 
 def _at(pair: Pair, rate: float, count: int) -> Contestant:
@@ -89,7 +83,7 @@ def _contestants(
 ) -> Iterator[tuple[str, str, str, Callable[[], Pair]]]:
     """Engine, name, why it is left out or nothing, and what prepares it."""
     for engine in options.engines:
-        yield engine, "livemirror", absent(engine), lambda engine=engine: _mirror(place, engine)
+        yield engine, "livemirror", absent(engine), partial(_mirror, place, engine)
     if "postgresql" in options.engines:
         why = absent("postgresql")
         yield "postgresql", "logical replication", why, lambda: stack.enter_context(_logical(place))
@@ -103,10 +97,10 @@ def _contestants(
 
 def _mirror(place: Ground, engine: str) -> Pair:
     running = live(place, engine)
-    return Pair(running.centre, _writer_of(running.source))
+    return Pair(running.centre, writer_of(running.source))
 
 
-def _writer_of(source: BenchSite) -> Callable[[float, int], Running]:
+def writer_of(source: BenchSite) -> Callable[[float, int], Running]:
     return lambda rate, count: source.start("writer", "-m", "bench.writer", str(rate), str(count))
 
 
@@ -116,7 +110,7 @@ def _logical(place: Ground) -> Iterator[Pair]:
     logical.slot(place, source, "live")
     with logical.subscriber(place, source, "live") as target:
         logical.enable(place, target, "live")
-        yield Pair(target, _writer_of(source))
+        yield Pair(target, writer_of(source))
 
 
 @contextmanager
@@ -155,7 +149,7 @@ def _watch(look: _Look, count: int, writer: Running, *, seconds: float) -> dict[
 @contextmanager
 def _new_rows(site: BenchSite) -> Iterator[_Look]:
     """What gives new rows, some of them again: writers that wait for each other commit out of order."""
-    with closing(connect(site)) as connection:
+    with closing(connect(site.database)) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT coalesce(max(pkid), 0) FROM polls_question")
         first = last = cursor.fetchone()[0]

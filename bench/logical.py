@@ -25,14 +25,18 @@ def publisher(place: Ground) -> BenchSite:
 
 
 @contextmanager
-def subscriber(place: Ground, source: BenchSite, slot: str) -> Iterator[BenchSite]:
-    """A database that subscribes from this slot, disabled as yet. The slot goes with it."""
+def subscriber(place: Ground, source: BenchSite, slot: str, *, copy: bool = False) -> Iterator[BenchSite]:
+    """A database that subscribes from this slot, disabled as yet. The slot goes with it.
+
+    ``copy``: what the tables hold already is copied first.
+    """
     site = place.site("subscriber", "postgresql", CAPTURE=None)
     with connection(place, site) as target:
         target.execute(
             f"CREATE SUBSCRIPTION {slot} CONNECTION 'host=127.0.0.1 port={place.cluster.port} user=postgres "
             f"dbname={source.database['NAME']}' PUBLICATION bench "
-            f"WITH (create_slot = false, slot_name = '{slot}', enabled = false, copy_data = false)"
+            f"WITH (create_slot = false, slot_name = '{slot}', enabled = false, "
+            f"copy_data = {str(copy).lower()})"
         )
         try:
             yield site
@@ -67,19 +71,19 @@ def contestant(place: Ground, changes: int, repeats: int) -> Iterator[Contestant
     def level(number: int) -> dict[str, float]:
         name = f"bench_{number}"
         with subscriber(place, source, name) as target:
-            seconds = _resume(place, source, target, name)
+            seconds = resume(place, source, target, name)
             assert same_tables(source, target), "publisher and subscriber differ"
         return {"changes/s": changes / seconds}
 
     yield level
 
 
-def _resume(place: Ground, source: BenchSite, target: BenchSite, name: str) -> float:
-    """Seconds until the last transaction, which made the newest question, is visible."""
-    newest = "SELECT max(pkid) FROM polls_question"
-    aim = source.one(newest)
+def resume(place: Ground, source: BenchSite, target: BenchSite, name: str) -> float:
+    """Seconds until the newest question and the newest choice, of the last transaction, are visible."""
+    newest = "SELECT (SELECT max(pkid) FROM polls_question), (SELECT max(pkid) FROM polls_choice)"
+    (aim,) = source.rows(newest)
     with connection(place, target) as looking:
         began = time.perf_counter()
         enable(place, target, name)
-        wait_until(lambda: looking.execute(newest).fetchone() == (aim,), seconds=7200, what="all arrived")
+        wait_until(lambda: looking.execute(newest).fetchone() == tuple(aim), seconds=7200, what="all arrived")
         return time.perf_counter() - began

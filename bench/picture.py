@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ from bench.results import Result
 
 _COLUMNS = 2
 #: Inches.
-_WIDTH, _PANEL, _BAR = 13.0, 1.3, 0.27
+_WIDTH, _PANEL, _BAR, _FOOT = 13.0, 1.3, 0.27, 0.4
+#: Of what is told of a run, what stands below the picture, and in which unit.
+_CAPTION = {"cpu": "", "cores": "cores", "memory_gib": "GiB", "system": "", "repeats": "rounds"}
+_LOADS = "load at the beginning", "load at the end"
 _OURS, _PEERS = "#0f766e", "#94a3b8"
 
 
@@ -33,27 +36,41 @@ class Panel:
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
-    """In the order in which the quantities come."""
+    """In the order in which the quantities come; where all is nothing there is nothing to see."""
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         if result.figures:
             groups.setdefault((result.scenario, result.quantity, result.unit), []).append(result)
     return [
-        _panel(f"{scenario}: {quantity}", unit, group) for (scenario, quantity, unit), group in groups.items()
+        _panel(f"{scenario}: {quantity}", unit, group)
+        for (scenario, quantity, unit), group in groups.items()
+        if any(any(result.figures) for result in group)
     ]
 
 
 def _panel(title: str, unit: str, results: Sequence[Result]) -> Panel:
     bars = tuple(
-        Bar(f"{result.case}, {result.subject}", Spread.of(result.figures), result.subject == "livemirror")
-        for result in results
+        Bar(
+            f"{of_it.case}, {of_it.subject}", Spread.of(of_it.figures), of_it.subject.startswith("livemirror")
+        )
+        for of_it in results
     )
     lowest, highest = min(bar.spread.median for bar in bars), max(bar.spread.median for bar in bars)
     return Panel(title, unit, bars, logarithmic=lowest > 0 and highest / lowest > 20)
 
 
-def draw(results: Sequence[Result], path: Path) -> str:
-    """Write the picture; return what to tell when there is none."""
+def caption(about: Mapping[str, object]) -> str:
+    """The machine and its load, in a line."""
+    told = [f"{about[what]} {unit}".strip() for what, unit in _CAPTION.items() if about.get(what) is not None]
+    return ", ".join([*told, *(f"{what} {about[what]}" for what in (*_LOADS, "scale") if what in about)])
+
+
+def _ours(result: Result) -> bool:
+    return result.subject.startswith("livemirror")
+
+
+def draw(results: Sequence[Result], about: Mapping[str, object], path: Path) -> str:
+    """Write the picture of a run, of which ``about`` tells; return what to tell when there is none."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -64,9 +81,10 @@ def draw(results: Sequence[Result], path: Path) -> str:
         return "no picture: nothing was measured"
     columns = [found[start::_COLUMNS] for start in range(_COLUMNS)]
     heights = [[_PANEL + _BAR * len(panel.bars) for panel in column] for column in columns]
-    figure = Figure(figsize=(_WIDTH, max(map(sum, heights))))
+    total = max(map(sum, heights)) + _FOOT
+    figure = Figure(figsize=(_WIDTH, total))
     FigureCanvasAgg(figure)
-    total = max(map(sum, heights))
+    figure.text(0.5 / _WIDTH, 0.5 * _FOOT / total, caption(about), fontsize=7)
     for place, column in enumerate(columns):
         top = 1.0
         for panel, height in zip(column, heights[place], strict=True):

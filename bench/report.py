@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,13 @@ class Spread:
         }
 
 
+def load() -> list[float]:
+    """Processes that wanted to run, of the last 1, 5 and 15 minutes: whether the machine was quiet."""
+    return [round(average, 1) for average in os.getloadavg()]
+
+
 def machine() -> dict[str, Any]:
-    """What the figures were taken on; the load tells whether it was quiet."""
+    """What the figures were taken on, before they are."""
     cpu = re.search(r"^model name\s*: (.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
     return {
@@ -46,7 +51,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load": [round(load, 1) for load in os.getloadavg()],
+        "load at the beginning": load(),
     }
 
 
@@ -57,6 +62,18 @@ def _read(path: str) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [list(map(str, header)), ["---"] * len(header), *(list(map(str, row)) for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def described(about: Mapping[str, object]) -> str:
+    """What ``machine`` and others tell of a run, as a table."""
+    told = [[what, _plain(value)] for what, value in about.items()]
+    return f"## machine\n\n{table(['what', 'value'], told)}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def save(directory: Path, name: str, result: dict[str, Any], markdown: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from bench.report import Spread, table
 
 #: How the reason begins of what was left out because it went wrong, not because something is not here.
 FAILED = "it failed: "
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +89,52 @@ Figures = Mapping[str, tuple[float, ...]]
 Contestant = Callable[[int], Mapping[str, float]]
 
 
-def rounds(
-    scenario: str,
-    contestants: Mapping[Key, Contestant],
-    repeats: int,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[dict[Key, Figures], list[Result]]:
-    """Each contestant once a round, now in one order and now in the other.
+@dataclass(slots=True)
+class Lineup:
+    """Who takes part in a scenario, and who is left out with the reason.
 
-    One that fails takes no part any more and is left out with the reason: the others' figures are still
-    worth having.
+    Whatever goes wrong with one of them leaves out this one alone: the others' figures are still worth
+    having.
     """
-    found: dict[Key, dict[str, list[float]]] = {key: {} for key in contestants}
-    failed: list[Result] = []
-    for number in range(repeats):
-        for key in list(found) if number % 2 == 0 else list(reversed(found)):
-            name = f"  round {number + 1}, {', '.join(key)}"
-            try:
-                quantities = contestants[key](number)
-            except (AssertionError, OSError, subprocess.SubprocessError) as error:
-                say(f"{name}: {FAILED}{error}")
-                why = f"{FAILED}{brief(error)}"
-                failed.append(Result(scenario=scenario, case=key[0], subject=key[1], left_out=why))
-                del found[key]
-                continue
-            told = ", ".join(f"{quantity} {figure:,.4g}" for quantity, figure in quantities.items())
-            say(f"{name}: {told}")
-            for quantity, figure in quantities.items():
-                found[key].setdefault(quantity, []).append(figure)
-    figures: dict[Key, Figures] = {
-        key: {quantity: tuple(each) for quantity, each in quantities.items()}
-        for key, quantities in found.items()
-    }
-    return figures, failed
+
+    scenario: str
+    say: Callable[[str], None] = lambda line: None
+    left_out: list[Result] = field(default_factory=list)
+
+    def attempt(self, key: Key, make: Callable[[], T], *, unless: str = "", what: str = "") -> T | None:
+        """What ``make`` makes; nothing if there is a reason not to, or if it goes wrong."""
+        if unless:
+            self._leave_out(key, unless)
+            return None
+        try:
+            return make()
+        except Exception as error:  # noqa: BLE001 - told in full, in the results, and by the exit code
+            self.say(f"  {what or 'preparing'} {', '.join(key)}: {FAILED}{traceback.format_exc()}")
+            self._leave_out(key, f"{FAILED}{brief(error)}")
+            return None
+
+    def rounds(self, contestants: Mapping[Key, Contestant], repeats: int) -> dict[Key, Figures]:
+        """Each contestant once a round, now in one order and now in the other."""
+        found: dict[Key, dict[str, list[float]]] = {key: {} for key in contestants}
+        for number in range(repeats):
+            for key in list(found) if number % 2 == 0 else list(reversed(found)):
+                what = f"round {number + 1},"
+                quantities = self.attempt(key, partial(contestants[key], number), what=what)
+                if quantities is None:
+                    del found[key]
+                    continue
+                told = ", ".join(f"{quantity} {figure:,.4g}" for quantity, figure in quantities.items())
+                self.say(f"  {what} {', '.join(key)}: {told}")
+                for quantity, figure in quantities.items():
+                    found[key].setdefault(quantity, []).append(figure)
+        return {
+            key: {quantity: tuple(each) for quantity, each in quantities.items()}
+            for key, quantities in found.items()
+        }
+
+    def _leave_out(self, key: Key, why: str) -> None:
+        case, subject = key
+        self.left_out.append(Result(scenario=self.scenario, case=case, subject=subject, left_out=why))
 
 
 def brief(error: Exception) -> str:

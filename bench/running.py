@@ -43,6 +43,44 @@ def until_sequenced(source: BenchSite, position: int) -> None:
     wait_until(lambda: source.position() >= position, seconds=_LONGEST, what=f"{position} changes in order")
 
 
+def until_at(centre: BenchSite, mirror: Running, position: int) -> None:
+    def there() -> bool:
+        assert mirror.alive, mirror.log
+        return bool(centre.source_row()["position"] >= position)
+
+    wait_until(there, seconds=_LONGEST, what=f"the mirror is at {position}")
+
+
+def until_loading(centre: BenchSite, mirror: Running) -> None:
+    """Until the mirror knows that it has rows to load."""
+
+    def began() -> bool:
+        assert mirror.alive, mirror.log
+        return bool(centre.one("SELECT count(*) FROM mirror_loading"))
+
+    wait_until(began, what="the mirror begins to load")
+
+
+def until_loaded(centre: BenchSite, mirror: Running) -> None:
+    """Until all rows that the mirror has to load are there; more may come as changes meanwhile."""
+    left = "SELECT count(*), sum(CASE WHEN state = 'done' THEN 0 ELSE 1 END) FROM mirror_loading"
+
+    def loaded() -> bool:
+        assert mirror.alive, mirror.log
+        ((models, undone),) = centre.rows(left)
+        return models > 0 and not undone
+
+    wait_until(loaded, seconds=_LONGEST, what=f"all rows are loaded: {mirror.log}")
+
+
+def until_position(source: BenchSite, centre: BenchSite, mirror: Running) -> None:
+    """Until the mirror has all that was committed at a source that nobody writes to any more."""
+    wait_until(
+        lambda: not source.one("SELECT count(*) FROM mirror_outbox"), seconds=_LONGEST, what="all is in order"
+    )
+    until_at(centre, mirror, source.position())
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
     """A source that is served, and a centre that is level with it and follows on."""

@@ -9,11 +9,13 @@ from types import ModuleType
 #: In the order in which they run: name, and the module with its ``run(options) -> list of Result``.
 SCENARIOS = {
     "catch-up": "bench.catchup",
+    "loading": "bench.loading",
     "latency": "bench.latency",
     "streaming": "bench.streaming",
     "sources": "bench.sources",
     "growth": "bench.growth",
     "idle": "bench.idle",
+    "slow-line": "bench.slow_line",
 }
 
 
@@ -25,5 +27,5 @@ def selected(names: Sequence[str]) -> list[str]:
     return [name for name in SCENARIOS if not names or name in names]
 
 
-def load(name: str) -> ModuleType:
+def scenario(name: str) -> ModuleType:
     return importlib.import_module(SCENARIOS[name])

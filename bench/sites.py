@@ -31,6 +31,8 @@ class BenchSite(Site):
     def __init__(self, name: str, role: str, directory: Path, database: Database, **conf: Any) -> None:
         super().__init__(name, role, directory, database)
         self.conf = conf if role == "source" else {"CAPTURE": None, **conf}
+        if role != "centre":
+            self.conf["READ_ONLY"] = False  # peers write on their own
 
     @property
     def environ(self) -> dict[str, str]:
@@ -67,12 +69,12 @@ class BenchSite(Site):
         assert writer.wait(seconds=7200) == 0, writer.log
 
 
-def connect(site: Site) -> Any:
+def connect(database: Database) -> Any:
     """A connection of the plain driver, in autocommit."""
-    database = site.database
-    if site.engine == "sqlite3":
-        return sqlite3.connect(site.path, isolation_level=None, timeout=30)
-    if site.engine == "postgresql":
+    engine = database["ENGINE"].rpartition(".")[2]
+    if engine == "sqlite3":
+        return sqlite3.connect(database["NAME"], isolation_level=None, timeout=30)
+    if engine == "postgresql":
         return psycopg.connect(
             host=database["HOST"],
             port=database["PORT"],
@@ -88,7 +90,7 @@ def connect(site: Site) -> Any:
 @contextmanager
 def _reading(site: Site) -> Iterator[Reading]:
     """As the tests' own, on the bench's PostgreSQL."""
-    with closing(connect(site)) as connection:
+    with closing(connect(site.database)) as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         yield Reading(connection, "%s")
 
@@ -113,6 +115,12 @@ class Ground:
         if self._cluster is None:
             self._cluster = self._stack.enter_context(cluster(self.directory))
         return self._cluster
+
+    def administering(self, engine: str) -> Any:
+        """A connection to a server, whatever the database."""
+        if engine == "postgresql":
+            return self.cluster.connect("postgres")
+        return pymysql.connect(host="127.0.0.1", user="root", autocommit=True)
 
     def database(self, engine: str) -> Database:
         """An empty one."""

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from bench.catchup import source_with
 from bench.options import Options
 from bench.replay import record
-from bench.results import Aim, Contestant, Figures, Key, Ratio, Result, quotients, rounds
+from bench.results import Aim, Contestant, Figures, Key, Lineup, Ratio, Result, quotients
 from bench.running import catch_up
 from bench.sites import BenchSite, Ground, absent, drop, ground
 from tests.end_to_end.processes import wait_until
 
 _CHANGES = 400_000
 _SOURCES = (1, 10, 100)
+#: A mirror holds a connection for each source; those that it, the bench and the last round hold beside.
+_OTHERS = 20
+#: Connections that a server could take now; PostgreSQL keeps some for itself.
+_FREE = {
+    "postgresql": "SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity",
+    "mariadb": "SELECT @@max_connections - count(*) FROM information_schema.processlist",
+}
 _ADD = """
 import django
 django.setup()
@@ -31,22 +40,38 @@ for number in range(int(count)):
 
 
 def run(options: Options) -> list[Result]:
+    lineup = Lineup("sources", options.say)
     results: list[Result] = []
+    total = options.scaled(_CHANGES, least=1000)
     with ground() as place:
         contestants: dict[Key, Contestant] = {}
         for engine in options.engines:
-            if why := absent(engine):
-                results.append(Result(scenario="sources", case=engine, subject="livemirror", left_out=why))
-                continue
-            total = options.scaled(_CHANGES, least=1000)
             for count in _SOURCES:
                 changes = max(10, total // count // 10 * 10)
                 options.say(f"  {engine}: {count} sources of {changes} changes")
-                contestants[_case(engine, count), "livemirror"] = _contestant(place, engine, count, changes)
-        figures, failed = rounds("sources", contestants, options.repeats, options.say)
+                key = _case(engine, count), "livemirror"
+                crowded = lineup.attempt(key, partial(_crowded, place, engine, count), unless=absent(engine))
+                if crowded is None:
+                    continue
+                make = partial(_contestant, place, engine, count, changes)
+                if made := lineup.attempt(key, make, unless=crowded):
+                    contestants[key] = made
+        figures = lineup.rounds(contestants, options.repeats)
     for engine in options.engines:
         results += _results(engine, figures)
-    return [*results, *failed]
+    return [*results, *lineup.left_out]
+
+
+def _crowded(place: Ground, engine: str, count: int) -> str:
+    """Why a server cannot serve a mirror of so many sources, or nothing."""
+    if engine == "sqlite":
+        return ""
+    with closing(place.administering(engine)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(_FREE[engine])
+        free = int(cursor.fetchone()[0])
+    wanted = count + _OTHERS
+    return f"{engine} has {free} of its max_connections left, {wanted} are wanted" if free < wanted else ""
 
 
 def _results(engine: str, figures: Mapping[Key, Figures]) -> Iterator[Result]:

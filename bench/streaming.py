@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from bench import sequencing
 from bench.catchup import source_with
 from bench.options import Options
-from bench.results import Aim, Contestant, Figures, Key, Ratio, Result, quotients, rounds
-from bench.sites import BenchSite, Ground, absent, ground
+from bench.results import Aim, Contestant, Figures, Key, Lineup, Ratio, Result, quotients
+from bench.sites import BenchSite, Ground, absent, ground, source_engine
 from bench.watching import resident
 from tests.end_to_end.processes import wait_until
 
@@ -27,28 +28,35 @@ _LONGEST = 1800.0
 
 
 def run(options: Options) -> list[Result]:
+    lineup = Lineup("streaming", options.say)
     results: list[Result] = []
     with ground() as place:
         contestants: dict[Key, Contestant] = {}
+        changes = options.scaled(_CHANGES, least=1000)
         for engine in options.engines:
-            if why := absent(engine):
-                results.append(Result(scenario="streaming", case=engine, subject="livemirror", left_out=why))
-                continue
-            changes = options.scaled(_CHANGES, least=1000)
             options.say(f"  {engine}: an oplog of {changes} changes")
-            source = source_with(place, engine, changes)
-            token = source.token("discards")
-            contestants[f"{engine}, sequencing", "livemirror"] = sequencing.contestant(
-                place, engine, options.scaled(_OUTBOX, least=1000)
-            )
-            for count in _SUBSCRIBERS:
-                contestants[_case(engine, count), "livemirror"] = _draining(source, token, count, changes)
-            seconds = max(2, options.scaled(_SECONDS))
-            contestants[f"{engine}, live", "livemirror"] = _live(place, engine, seconds)
-        figures, failed = rounds("streaming", contestants, options.repeats, options.say)
+            begin = partial(source_with, place, engine, changes)
+            if source := lineup.attempt((engine, "livemirror"), begin, unless=absent(engine)):
+                for case, make in _cases(place, source, changes, options):
+                    if made := lineup.attempt((case, "livemirror"), make):
+                        contestants[case, "livemirror"] = made
+        figures = lineup.rounds(contestants, options.repeats)
     for engine in options.engines:
         results += _results(engine, {case: of_it for (case, _), of_it in figures.items()})
-    return [*results, *failed]
+    return [*results, *lineup.left_out]
+
+
+def _cases(
+    place: Ground, source: BenchSite, changes: int, options: Options
+) -> Iterator[tuple[str, Callable[[], Contestant]]]:
+    engine = source_engine(source)
+    outbox = options.scaled(_OUTBOX, least=1000)
+    yield f"{engine}, sequencing", partial(sequencing.contestant, place, engine, outbox)
+    token = source.token("discards")
+    for count in _SUBSCRIBERS:
+        part = max(changes // count, min(changes, options.scaled(_LEAST)))
+        yield _case(engine, count), partial(_draining, source, token, count, changes, part)
+    yield f"{engine}, live", partial(_live, place, engine, max(2, options.scaled(_SECONDS)))
 
 
 def _case(engine: str, count: int) -> str:
@@ -89,9 +97,8 @@ class Subscribers:
         return wait_until(line, seconds=_LONGEST, what="the subscribers answer")
 
 
-def _draining(source: BenchSite, token: str, count: int, changes: int) -> Contestant:
+def _draining(source: BenchSite, token: str, count: int, changes: int, part: int) -> Contestant:
     """Changes a second, of all subscribers together, that each get the newest part of the oplog."""
-    part = max(changes // count, min(changes, _LEAST))
 
     def drain(number: int) -> dict[str, float]:
         since = source.one("SELECT ts FROM mirror_oplog WHERE position = ?", changes - part + 1)
@@ -101,6 +108,7 @@ def _draining(source: BenchSite, token: str, count: int, changes: int) -> Contes
         return {
             "changes/s": told["changes"] / told["seconds"],
             "MiB/s": told["bytes"] / 2**20 / told["seconds"],
+            "redialled": told["redialled"],
         }
 
     return drain
@@ -160,7 +168,9 @@ def _results(engine: str, figures: Mapping[str, Figures]) -> Iterator[Result]:
                 if one and count > 1
                 else ()
             )
-            yield _result(case, "received by all together", "changes/s", rates, ratios=ratios)
+            most = max(figures[case]["redialled"])
+            note = f"up to {most:.0f} dials a round got no answer and were repeated" if most else ""
+            yield _result(case, "received by all together", "changes/s", rates, ratios=ratios, note=note)
     if (case := f"{engine}, live") in figures:
         live, many = figures[case], max(_SUBSCRIBERS)
         note = f"{many} subscribers in one process beside it, {_RATE} writes/s"

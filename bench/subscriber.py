@@ -1,8 +1,8 @@
 """Subscribers that throw everything away: ``python -m bench.subscriber PORT TOKEN COUNT SEEK``.
 
-Says ``ready`` once all of them have their answer. A position on standard input is what each of them has
-to reach; then a line of JSON tells how that went. Ends with its input. It looks into frames as little as
-it can: what is measured is the source.
+Says ``ready`` once all of them have their answer; who gets none dials again. A position on standard input
+is what each of them has to reach; then a line of JSON tells how that went. Ends with its input. It looks
+into frames as little as it can: what is measured is the source.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 import uuid
 from array import array
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -28,6 +28,9 @@ _BEAT = 2.0
 _TEXT, _CLOSE = 0x1, 0x8
 #: At once: as many handshakes as a site would see, not a storm.
 _DIALLING = 20
+#: Seconds until a subscriber that got no answer dials again, and how often all of them may together.
+_REDIAL = 0.5
+_PATIENCE = 500
 
 
 class _Head(msgspec.Struct):
@@ -136,9 +139,18 @@ class Subscriber(asyncio.Protocol):
         self._transport.write(bytes([0x80 | _TEXT]) + length + bytes(4) + payload)
 
     def _fail(self, why: str) -> None:
-        """Ends the process: what is measured is that all of them are served."""
-        print(f"a subscriber failed at position {self.position}: {why}", file=sys.stderr, flush=True)
-        os._exit(1)
+        """Before the answer: it may dial again, as a mirror does. After it the process ends: what is measured
+        is that all of them are served."""
+        if not self.answered.done():
+            self.answered.set_exception(ConnectionError(why))
+            self._transport.abort()
+        elif self.answered.exception() is None:
+            _end(f"a subscriber failed at position {self.position}: {why}")
+
+
+def _end(why: str) -> NoReturn:
+    print(why, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _frame(buffer: bytearray, at: int) -> tuple[int, int, int] | None:
@@ -159,24 +171,37 @@ async def _main(port: int, token: str, count: int, seek: Any) -> None:
     dialling = asyncio.Semaphore(_DIALLING)
 
     subscribers: list[Subscriber] = []
+    redialled: list[str] = []
 
     async def dial() -> None:
-        async with dialling:
+        while True:
             _transport, found = await loop.create_connection(
                 lambda: Subscriber(port, token, seek), "127.0.0.1", port
             )
-            await found.answered
-            subscribers.append(found)
+            try:
+                await found.answered
+            except ConnectionError as error:
+                redialled.append(str(error))
+                if len(redialled) > _PATIENCE:
+                    _end(f"{len(redialled)} dials got no answer, the last one because {error}")
+            else:
+                subscribers.append(found)
+                return
+            await asyncio.sleep(_REDIAL)
+
+    async def dial_in_turn() -> None:
+        async with dialling:
+            await dial()
 
     # From the first on: until the last has its answer, the source would have given up the first.
     beats = asyncio.create_task(_beat(subscribers))
-    await asyncio.gather(*(dial() for _ in range(count)))
+    await asyncio.gather(*(dial_in_turn() for _ in range(count)))
     print("ready", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         for subscriber in subscribers:
             subscriber.aim_at(int(line))
         await asyncio.gather(*(subscriber.reached.wait() for subscriber in subscribers))
-        print(json.dumps(_summary(subscribers)), flush=True)
+        print(json.dumps({**_summary(subscribers), "redialled": len(redialled)}), flush=True)
     beats.cancel()
 
 

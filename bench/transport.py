@@ -28,6 +28,13 @@ def absent() -> str:
     return ""
 
 
+def version() -> str:
+    import redis
+
+    with redis.Redis() as client:
+        return str(client.info()["redis_version"])
+
+
 @contextmanager
 def contestant(source: BenchSite, changes: int) -> Iterator[Contestant]:
     """The bodies of a source's oplog, put into a stream once and read from its beginning each round."""

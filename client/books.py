@@ -12,9 +12,11 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import F
 
+from mirror import loading
 from mirror.conf import conf
-from mirror.errors import Forked, Superseded
-from mirror.models import Source, SourceState, Stream
+from mirror.errors import Doubled, Forked, Superseded
+from mirror.models import LoadingState, Oplog, Source, SourceState, Stream
+from mirror.registry import mirrored_models
 from mirror.wire import Subscribed
 
 
@@ -31,6 +33,8 @@ class Place:
     cursor: int
     position: int
     mark: str
+    #: Whether rows are loaded, so that the log is followed from now on.
+    loads: bool = False
 
 
 class Books:
@@ -64,7 +68,31 @@ class Books:
             cursor=source.cursor,
             position=source.position,
             mark=source.mark,
+            loads=source.loading.filter(anew=True).exclude(state=LoadingState.DONE).exists(),
         )
+
+    def start_over(self) -> None:
+        """The log is no help: from the next connection on every row is loaded as it is. Raises Superseded.
+
+        What is here stays readable meanwhile.
+        """
+        using = self.using
+        with transaction.atomic(using=using):
+            found = self._source().filter(fence=self.fence)
+            # First a write: a deferred SQLite transaction that began with a read would fail, not wait.
+            if not found.update(cursor=0, position=0, mark=""):
+                raise Superseded("another process follows this source now, or it was removed")
+            source = found.get()
+            # What was here before anything of the source is not the source's.
+            sweep = source.stream_id is not None or source.loading.exists()
+            found.update(stream=None)
+            loading.begin(source, mirrored_models(), anew=True, sweep=sweep)
+
+    def cover(self, answer: Subscribed) -> None:
+        """Have loaded what the log does not tell here."""
+        source = self._source().filter(fence=self.fence).first()
+        if source is not None:
+            loading.cover(source, mirrored_models(), answer.untold)
 
     def bind(self, place: Place, answer: Subscribed) -> None:
         """Hold the source to its stream: remember it the first time. Raises Forked, Superseded."""
@@ -81,17 +109,21 @@ class Books:
             known = Stream.objects.using(self.using).filter(uuid=answer.stream).first()
             if known is not None:
                 if known.local or hasattr(known, "source"):
-                    raise Forked(
+                    raise Doubled(
                         f"stream {answer.stream} is kept here already; is this source registered twice?"
                     )
-                known.delete()  # the copy of a source that was removed; this one begins anew
-            stream = Stream.objects.using(self.using).create(
+                # What was copied of it before stays to be read, but not what this history does not have.
+                gone = Oplog.objects.using(self.using).filter(stream=known, ts__gt=answer.cursor)
+                gone._raw_delete(self.using)
+            stream, _ = Stream.objects.using(self.using).update_or_create(
                 uuid=answer.stream,
-                head=answer.cursor,
-                position=answer.position,
-                anchor=answer.cursor,
-                anchor_mark=answer.mark,
-                anchor_position=answer.position,
+                defaults={
+                    "head": answer.cursor,
+                    "position": answer.position,
+                    "anchor": answer.cursor,
+                    "anchor_mark": answer.mark,
+                    "anchor_position": answer.position,
+                },
             )
             bound = self._source().filter(fence=self.fence, stream=None)
             if not bound.update(

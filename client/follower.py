@@ -1,8 +1,8 @@
 """Follows one source: connect, subscribe, apply, acknowledge; and again, whatever happens.
 
 One connection is three loops: one reads the line into an inbox, one applies what is whole there, one
-repeats the acknowledgement, which is the mirror's heartbeat. What is in the inbox is bounded by the
-window, because only what was applied or spooled is acknowledged as taken in.
+repeats the acknowledgement, which is the mirror's heartbeat. While the database is at work, what comes is
+decoded already.
 """
 
 from __future__ import annotations
@@ -16,31 +16,56 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import msgspec
 from django.db.utils import DatabaseError, InterfaceError
 
 from client.backoff import Backoff
 from client.books import Books, Place
+from client.inbox import Inbox
 from client.link import Link
+from client.pace import Pace
 from client.spool import Spool
-from mirror.apply import Applied, Applier
+from mirror.apply import Applied, Applier, Pause, Prepared, Question
 from mirror.conf import Conf
 from mirror.errors import (
     CODES,
     ApplyError,
     ConfigurationError,
+    Doubled,
     Forked,
+    Incomplete,
+    Malformed,
     MirrorError,
     Pruned,
     Refusal,
     RemoteProtocolError,
+    Resync,
     Silent,
     Superseded,
 )
 from mirror.models import SourceState
 from mirror.session import Limits, Role, Session
-from mirror.wire import Ack, Batch, Error, Fragment, Heartbeat, Message, Subscribe, Subscribed
+from mirror.wire import (
+    COMPRESSIONS,
+    Ack,
+    Batch,
+    Chunk,
+    Error,
+    Fetch,
+    Fragment,
+    Heartbeat,
+    Message,
+    Piece,
+    Subscribe,
+    Subscribed,
+)
 
 logger = logging.getLogger("mirror.client")
+
+#: Bytes taken in are told at least so often while a window flows.
+_ACKS_IN_WINDOW = 8
+#: Bytes within the deadline: whoever lets fall single ones does not keep a line that way.
+_COMES_ON = 1024
 
 T = TypeVar("T")
 Connect = Callable[[str, str], AbstractAsyncContextManager[Link]]
@@ -61,16 +86,24 @@ class World:
 
 @dataclass(slots=True)
 class Connection:
-    """What one connection knows. ``inbox`` holds batches and the bytes that carried them."""
+    """What one connection knows."""
 
     link: Link
     session: Session
     committed: int
     position: int
     head_position: int
-    inbox: list[tuple[Batch, int]] = field(default_factory=list)
+    inbox: Inbox
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    taken: int = 0
+    #: Bytes taken in, as last acknowledged.
+    acknowledged: int = 0
+    #: Whether the database is at work.
+    busy: bool = False
+    #: Rows that the source was asked for and that are not written yet, and how often it was asked.
+    asked: list[Question] = field(default_factory=list)
+    questions: int = 0
+    #: Until when nothing is asked (monotonic seconds); None where nothing is to be loaded.
+    ask_at: float | None = 0.0
 
 
 class Follower:
@@ -86,8 +119,11 @@ class Follower:
         self._backoff = Backoff(settings.backoff_first, settings.backoff_longest, world.uniform)
         self._stop = asyncio.Event()
         self._answered = False
+        #: The source took an offer to compress for a mistake: it is older than the offer.
+        self._old_source = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"mirror-{name}")
         self._spool = Spool(settings.window_bytes)
+        self._pace = Pace(settings.apply_changes)
         self._applier: Applier | None = None
         self._told: tuple[SourceState, str, str] | None = None
         self._since = datetime.now(UTC)
@@ -117,12 +153,23 @@ class Follower:
             # Said by our database it is the end; said by the source it may be our own older connection.
             await self._call(self.books.place)
             return Superseded("the source saw this mirror connect again")
+        except (Pruned, Incomplete, Forked) as error:
+            return await self._start_over(error)
         except MirrorError as error:
             return error
         except (DatabaseError, InterfaceError) as error:
             await self._call(self.books.close)
             return MirrorError(f"the database is not available: {error}")
         return MirrorError("stopped")
+
+    async def _start_over(self, error: MirrorError) -> MirrorError:
+        """Where the log does not lead on, rows are loaded as they are, unless somebody should look first."""
+        halts = isinstance(error, Doubled) or (isinstance(error, Forked) and self.settings.on_fork == "halt")
+        if halts:
+            return error
+        logger.warning("%s: %s: %s", self.name, error.code, error)
+        await self._call(self.books.start_over)
+        return Resync(f"rows are loaded anew, for the log does not lead here: {error}")
 
     async def _connection_or_stop(self) -> None:
         """Before the source has answered there is nothing to finish, and it may never answer."""
@@ -208,29 +255,48 @@ class Follower:
             Role.MIRROR,
             Limits(window=settings.window_bytes, frame=settings.frame_bytes, change=settings.change_bytes),
         )
-        await link.send(session.send(_request(place, settings.window_bytes)))
+        request = _request(place, settings.window_bytes)
+        if not self._old_source:
+            offer: list[str] = [*COMPRESSIONS] if settings.compression else []
+            request = msgspec.structs.replace(request, compression=offer, loads=True)
+        await link.send(session.send(request))
         answer = await self._hear(link, session)
+        # Whether it still is, the next connection asks anew.
+        self._old_source = (
+            not self._old_source and isinstance(answer, Error) and answer.code == Malformed.code
+        )
         if not isinstance(answer, Subscribed):
             raise _refusal(answer)
         await self._call(lambda: self.books.bind(place, answer))
+        if not self._old_source:
+            await self._call(lambda: self.books.cover(answer))
+            assert self._applier is not None
+            await self._call(self._applier.loader.refresh)
         connection = Connection(
             link=link,
             session=session,
             committed=answer.cursor,
             position=answer.position,
             head_position=answer.head_position,
+            inbox=Inbox(settings.ahead_bytes),
         )
         await self._note_head(connection, answer)
         await self._settle(connection)
         return connection
 
     async def _hear(self, link: Link, session: Session) -> Message:
-        """The next message. Raises Silent on the monotonic clock: a half-open line says nothing at all."""
-        try:
-            async with asyncio.timeout(self.settings.deadline):
-                return session.receive(await link.receive())
-        except TimeoutError:
-            raise Silent(f"the source said nothing for {self.settings.deadline:g} s") from None
+        """The next message. Raises Silent on the monotonic clock: a half-open line says nothing at all.
+
+        A large message may take longer, if only it comes on.
+        """
+        while True:
+            before = link.carried
+            try:
+                async with asyncio.timeout(self.settings.deadline):
+                    return session.receive(await link.receive())
+            except TimeoutError:
+                if link.carried - before < _COMES_ON:
+                    raise Silent(f"the source said nothing for {self.settings.deadline:g} s") from None
 
     async def _read(self, connection: Connection) -> None:
         session = connection.session
@@ -242,66 +308,133 @@ class Follower:
                 raise _refusal(message)
             if isinstance(message, Batch):
                 connection.head_position = max(connection.head_position, message.head_position)
-                connection.inbox.append((message, size))
+                await self._put(connection, message, size)
+            elif isinstance(message, Chunk):
+                connection.inbox.put_chunk(message, size)
                 connection.arrived.set()
-            elif isinstance(message, Fragment):
+            elif isinstance(message, Fragment | Piece):
                 # Assembling is taking in: a change may be larger than the window.
-                connection.taken += size
+                connection.inbox.pass_by(size)
                 await self._acknowledge(connection)
             elif isinstance(message, Heartbeat):
                 await self._note_head(connection, message)
+
+    async def _put(self, connection: Connection, batch: Batch, size: int) -> None:
+        if connection.busy:
+            assert self._applier is not None
+            connection.inbox.put(self._applier.prepare(batch), size, ahead=True)
+        else:
+            connection.inbox.put(batch, size)
+        connection.arrived.set()
+        untold = connection.inbox.taken - connection.acknowledged
+        if untold >= self.settings.window_bytes // _ACKS_IN_WINDOW:
+            await self._acknowledge(connection)
 
     async def _beat(self, connection: Connection) -> None:
         while True:
             await asyncio.sleep(self.settings.heartbeat)
             await self._acknowledge(connection)
+            if connection.ask_at is None and await self._call(self._has_something_to_load):
+                connection.ask_at = 0.0
+                connection.arrived.set()
 
     async def _acknowledge(self, connection: Connection) -> None:
-        text = connection.session.send(Ack(taken=connection.taken, cursor=connection.committed))
+        connection.acknowledged = connection.inbox.taken
+        text = connection.session.send(Ack(taken=connection.acknowledged, cursor=connection.committed))
         await connection.link.send(text)
 
     # Applying
 
     async def _apply(self, connection: Connection) -> None:
         while True:
-            await connection.arrived.wait()
-            connection.arrived.clear()
-            while batches := self._take(connection):
+            await self._ask(connection)
+            await self._arrived(connection)
+            while True:
                 # Once begun it is finished: a cancelled wait must not leave the thread at work alone.
-                await _finished(self._commit(connection, batches))
+                if batches := connection.inbox.take(self._pace.limit):
+                    await _finished(self._commit(connection, batches))
+                elif chunk := connection.inbox.take_chunk():
+                    await _finished(self._load(connection, chunk))
+                    await self._ask(connection)
+                else:
+                    break
             # Before anything else can run: what comes now may be the end of the group.
-            aside, connection.inbox = connection.inbox, []
-            if aside:
+            if aside := connection.inbox.take_rest():
                 await _finished(self._set_aside(connection, aside))
 
-    def _take(self, connection: Connection) -> list[Batch]:
-        """Batches from the inbox that end with a group, as many as one transaction should take."""
-        ready = changes = 0
-        for place, (batch, _size) in enumerate(connection.inbox, start=1):
-            changes += len(batch.changes)
-            if batch.ends:
-                ready = place
-                if changes >= self.settings.apply_changes:
-                    break
-        taken = connection.inbox[:ready]
-        del connection.inbox[:ready]
-        connection.taken += sum(size for _, size in taken)
-        return [batch for batch, _ in taken]
-
-    async def _set_aside(self, connection: Connection, aside: list[tuple[Batch, int]]) -> None:
+    async def _set_aside(self, connection: Connection, aside: list[Batch]) -> None:
         """An unfinished group: to the spool, so that it gets credit to go on."""
-        await self._call(lambda: self._spool.add(*(batch for batch, _ in aside)))
-        connection.taken += sum(size for _, size in aside)
+        await self._call(lambda: self._spool.add(*aside))
         await self._acknowledge(connection)
 
-    async def _commit(self, connection: Connection, batches: list[Batch]) -> None:
-        applied = await self._call(lambda: self._commit_now(batches))
+    async def _commit(self, connection: Connection, batches: list[Batch | Prepared]) -> None:
+        connection.busy = True
+        began = self.world.clock()
+        try:
+            applied = await self._call(lambda: self._commit_now(batches))
+        finally:
+            connection.busy = False
+        self._pace.took(applied.changes, self.world.clock() - began)
         connection.committed, connection.position = applied.cursor, applied.position
         self._backoff.reset()
         await self._acknowledge(connection)
         await self._settle(connection)
 
-    def _commit_now(self, batches: list[Batch]) -> Applied:
+    # Rows that no log tells of
+
+    async def _arrived(self, connection: Connection) -> None:
+        """Until something came, or it is time to ask for rows."""
+        pause = None
+        if connection.ask_at is not None and not connection.asked:
+            pause = max(0.0, connection.ask_at - self.world.clock())
+        try:
+            async with asyncio.timeout(pause):
+                await connection.arrived.wait()
+        except TimeoutError:
+            return
+        connection.arrived.clear()
+
+    async def _ask(self, connection: Connection) -> None:
+        ask_at = connection.ask_at
+        if ask_at is None or connection.asked or self.world.clock() < ask_at:
+            return
+        assert self._applier is not None
+        question = await self._call(self._applier.question)
+        if question is None:
+            connection.ask_at = None
+            await self._settle(connection)
+        elif isinstance(question, Pause):
+            connection.ask_at = self.world.clock() + question.seconds
+        else:
+            await self._tell(SourceState.LOADING)
+            await self._fetch(connection, question)
+
+    async def _fetch(self, connection: Connection, question: Question) -> None:
+        connection.asked.append(question)
+        connection.questions += 1
+        await connection.link.send(connection.session.send(_fetch(connection.questions, question)))
+
+    async def _load(self, connection: Connection, chunk: Chunk) -> None:
+        question, applier = connection.asked[0], self._applier
+        assert applier is not None
+        if question.keys is None and chunk.next is not None and len(connection.asked) == 1:
+            # The source reads the next while these are written.
+            await self._fetch(connection, Question(model=question.model, after=chunk.next))
+        connection.busy = True
+        try:
+            await self._call(lambda: applier.load(question, chunk))
+        finally:
+            connection.busy = False
+        connection.asked.pop(0)
+        self._backoff.reset()
+        await self._acknowledge(connection)
+
+    def _has_something_to_load(self) -> bool:
+        assert self._applier is not None
+        self._applier.loader.refresh()
+        return self._applier.loader.active
+
+    def _commit_now(self, batches: list[Batch | Prepared]) -> Applied:
         assert self._applier is not None
         applied = self._applier.apply(_Chain(self._spool, batches))
         if len(self._spool):
@@ -313,6 +446,8 @@ class Follower:
     async def _settle(self, connection: Connection) -> None:
         """Catching up, until the first time we are level; from then on the numbers say the rest."""
         level = connection.position >= connection.head_position
+        if connection.ask_at is not None:
+            return  # what is loaded is level when all of it is here
         if level:
             self._backoff.reset()
             self.level.set()
@@ -355,7 +490,7 @@ class Follower:
 class _Chain:
     """What was spooled, then what has come since; may be read again."""
 
-    def __init__(self, spool: Spool, batches: list[Batch]) -> None:
+    def __init__(self, spool: Spool, batches: list[Batch | Prepared]) -> None:
         self._spool = spool
         self._batches = batches
 
@@ -375,13 +510,18 @@ async def _finished(work: Any) -> None:
         raise
 
 
+def _fetch(number: int, question: Question) -> Fetch:
+    keys = None if question.keys is None else list(question.keys)
+    return Fetch(number=number, model=question.model, after=question.after, keys=keys)
+
+
 def _request(place: Place, window: int) -> Subscribe:
     if place.stream is not None:
         return Subscribe(
             mirror=place.mirror, window=window, stream=place.stream, cursor=place.cursor, mark=place.mark
         )
     seek: Any = place.begin if place.begin in {"start", "now"} else int(place.begin)
-    return Subscribe(mirror=place.mirror, window=window, seek=seek)
+    return Subscribe(mirror=place.mirror, window=window, seek="now" if place.loads else seek)
 
 
 def _refusal(answer: Message) -> MirrorError:
@@ -393,6 +533,8 @@ def _refusal(answer: Message) -> MirrorError:
 
 
 def _state_after(error: MirrorError) -> SourceState:
+    if isinstance(error, Resync):
+        return SourceState.LOADING
     if isinstance(error, ApplyError | Pruned | Forked):
         return SourceState.HALTED
     if isinstance(error, Refusal | ConfigurationError) and not isinstance(error, Superseded):

@@ -39,6 +39,10 @@ class NotAStream(MirrorError):
 
 
 class Link(Protocol):
+    @property
+    def carried(self) -> int:
+        """Bytes that came so far, also of a message that is not whole yet."""
+
     async def send(self, text: str) -> None:
         """Raises LineLost."""
 
@@ -46,9 +50,23 @@ class Link(Protocol):
         """Raises LineLost."""
 
 
+class _Connection(ClientConnection):
+    """Counts what comes: a large message takes long over a slow line, and is no silence."""
+
+    carried = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.carried += len(data)
+        super().data_received(data)
+
+
 class WebSocketLink:
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: _Connection) -> None:
         self._connection = connection
+
+    @property
+    def carried(self) -> int:
+        return self._connection.carried
 
     async def send(self, text: str) -> None:
         try:
@@ -80,6 +98,7 @@ async def connect(url: str, token: str, *, frame_bytes: int, timeout: float) -> 
         close_timeout=2,
         max_size=frame_bytes + _SLACK,
         proxy=_proxy(url),
+        create_connection=_Connection,
     )
     try:
         connection = await connecting.__aenter__()
@@ -97,6 +116,7 @@ async def connect(url: str, token: str, *, frame_bytes: int, timeout: float) -> 
         raise NotAStream(f"{url} is not a stream: {error}") from error
     except (OSError, TimeoutError, EOFError) as error:
         raise LineLost(f"{url} cannot be reached: {error or type(error).__name__}") from error
+    assert isinstance(connection, _Connection)
     try:
         yield WebSocketLink(connection)
     finally:

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from mirror import tokens
 from mirror.changes import to_datetime
 from mirror.conf import conf
-from mirror.models import ModelOwner, Oplog, Outbox, Source, Stream, Token
+from mirror.models import Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold
 from mirror.registry import mirrored_models
 
 if TYPE_CHECKING:
@@ -33,8 +33,15 @@ class ReadOnlyAdmin:
     """Mix into the admin of a mirrored model on the central server: look, don't touch.
 
     Works for inlines too. What the mirror writes there would overwrite, or collide with, whatever
-    somebody changed by hand.
+    somebody changed by hand. Actions stay that ask for a permission which is given, such as
+    ``@admin.action(permissions=["view"])``; one that asks for none may write, and is left out.
     """
+
+    def get_actions(self, request: HttpRequest, action_location: Any = None) -> dict[str, Any]:
+        # Django tells where the actions are shown from 6.1 on, and asks every override to take it.
+        where = {} if action_location is None else {"action_location": action_location}
+        actions: dict[str, Any] = super().get_actions(request, **where)  # type: ignore[misc]
+        return {name: action for name, action in actions.items() if _asks_permission(action)}
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -44,6 +51,12 @@ class ReadOnlyAdmin:
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+def _asks_permission(action: Any) -> bool:
+    # A tuple that starts with the function until Django 6.0, an object with attributes since.
+    function = action[0] if type(action) is tuple else action.func
+    return bool(getattr(function, "allowed_permissions", ()))
 
 
 class CappedPaginator(_Paginator):
@@ -141,6 +154,16 @@ class StreamAdmin(RecordAdmin):
         return _precise(stream.anchor)
 
 
+@admin.register(Mirror)
+class MirrorAdmin(RecordAdmin):
+    list_display = ["mirror", "token", "stream", "cursor_time", "position", "first_seen", "last_seen"]
+    list_select_related = ["stream"]
+
+    @admin.display(description=_("committed up to"))
+    def cursor_time(self, mirror: Mirror) -> str:
+        return _precise(mirror.cursor)
+
+
 @admin.register(Source)
 class SourceAdmin(RecordAdmin):
     list_display = ["name", "url", "state", "cursor_time", "changes_behind", "heard_at", "error_code"]
@@ -155,6 +178,11 @@ class SourceAdmin(RecordAdmin):
 @admin.register(ModelOwner)
 class ModelOwnerAdmin(RecordAdmin):
     list_display = ["model", "source"]
+
+
+@admin.register(Untold)
+class UntoldAdmin(RecordAdmin):
+    list_display = ["model", "since"]
 
 
 @admin.register(Token)

@@ -14,10 +14,12 @@ class MirrorConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from mirror import checks  # noqa: F401
+        from mirror import checks, readonly  # noqa: F401
         from mirror.capture import signals
 
         signals.switch()
+        readonly.switch()
+        readonly.let_people_log_in()
         pre_migrate.connect(_before_migrate, sender=self)
         post_migrate.connect(_after_migrate, sender=self)
 

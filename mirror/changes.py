@@ -21,6 +21,7 @@ __all__ = [
     "decode_change",
     "encode_change",
     "format_ts",
+    "from_datetime",
     "log_line",
     "mark_of",
     "parse_ts",
@@ -91,6 +92,11 @@ def parse_ts(text: str) -> int:
 def to_datetime(ts: int) -> datetime:
     """The aware UTC datetime of a timestamp, exact to the microsecond."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts)
+
+
+def from_datetime(moment: datetime) -> int:
+    """The timestamp of an aware datetime."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def log_line(body: str) -> str:

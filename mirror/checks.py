@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from django.apps import apps
@@ -29,6 +30,9 @@ _SQLITE_OPTIONS = (
     '"OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20, '
     '"init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;"}'
 )
+
+#: The layer that waits in Redis for up to so many seconds.
+_REDIS_LAYER, _REDIS_WAITS = "channels_redis.core.RedisChannelLayer", 5
 
 _PATTERN = re.compile(r"[^.\s]+\.[^.\s]+")
 
@@ -80,6 +84,19 @@ def check_something_is_mirrored(setting: Conf) -> Iterator[CheckMessage]:
             hint='Add to the settings: MIRROR = {"MODELS": ["your_app.*"]}',
             obj="MIRROR",
             id="mirror.W004",
+        )
+
+
+@_judges
+def check_retention(setting: Conf) -> Iterator[CheckMessage]:
+    if setting.oplog_days is None:
+        return
+    if setting.keep_days is None or setting.oplog_days < setting.keep_days:
+        yield _error(
+            "E008",
+            f"MIRROR['OPLOG_DAYS'] is {setting.oplog_days:g}, but KEEP_DAYS asks to keep "
+            f"{'everything' if setting.keep_days is None else f'{setting.keep_days:g} days'}.",
+            "OPLOG_DAYS is a limit for what mirrors lack: make it more than KEEP_DAYS, or leave it out.",
         )
 
 
@@ -214,6 +231,25 @@ def check_database(setting: Conf) -> Iterator[CheckMessage]:
 
 
 @_judges
+def check_read_only(setting: Conf) -> Iterator[CheckMessage]:
+    if setting.read_only == "triggers" and setting.capture == "triggers":
+        hint = '"READ_ONLY": True refuses without triggers; on a server that only mirrors: "CAPTURE": None.'
+        yield _error("E040", "MIRROR has triggers capture what READ_ONLY has triggers refuse.", hint)
+    elif setting.read_only in {True, "triggers"} and setting.capture is not None:
+        yield Warning(
+            "MIRROR captures the writes to tables that READ_ONLY lets nobody write to.",
+            hint='Leave out "READ_ONLY" where people write; "CAPTURE": None is for servers that only mirror.',
+            obj="MIRROR",
+            id="mirror.W040",
+        )
+    if setting.read_only == "triggers" and setting.database in connections.settings:
+        vendor = connections[setting.database].vendor
+        if not capture.supported(vendor):
+            hint = f'There are for {", ".join(capture.WRITERS)}. "READ_ONLY": True refuses what Django sends.'
+            yield _error("E041", f"MIRROR['READ_ONLY']: there are no triggers for {vendor} yet.", hint)
+
+
+@_judges
 def check_routers(setting: Conf) -> Iterator[CheckMessage]:
     if setting.capture is None or setting.database not in connections.settings:
         return
@@ -268,6 +304,50 @@ def _missing_options(options: dict[str, Any]) -> Iterable[str]:
     if "timeout" not in options:
         missing.append("waiting for the lock ends after 5 seconds")
     return missing
+
+
+# Hints between processes
+
+
+@_judges
+def check_layer(setting: Conf) -> Iterator[CheckMessage]:
+    layers, alias = getattr(settings, "CHANNEL_LAYERS", {}), setting.channel_layer
+    if alias is None:
+        return
+    if alias not in layers:
+        if "CHANNEL_LAYER" in getattr(settings, "MIRROR", {}):
+            hint = _meant(alias, layers) or f"Configured: {', '.join(layers) or 'none'}."
+            hint += ' "CHANNEL_LAYER": None does without hints.'
+            yield _error("E030", f"MIRROR['CHANNEL_LAYER']: {alias!r} is not in CHANNEL_LAYERS.", hint)
+        return
+    hosts = layers[alias].get("CONFIG", {}).get("hosts") or [None]
+    if (
+        layers[alias].get("BACKEND") == _REDIS_LAYER
+        and _major_version("redis") >= 8
+        and not all(_lets_wait(host) for host in hosts)
+    ):
+        yield Warning(
+            f"CHANNEL_LAYERS[{alias!r}]: redis-py 8 gives up after 5 seconds, for which channels_redis "
+            "waits: consumers that use the layer are closed whenever nothing is sent for so long.",
+            hint='Write each of "hosts" as {"address": "redis://...", "socket_timeout": None}.',
+            obj="CHANNEL_LAYERS",
+            id="mirror.W030",
+        )
+
+
+def _major_version(distribution: str) -> int:
+    """0 if it is not installed."""
+    try:
+        return int(version(distribution).partition(".")[0])
+    except PackageNotFoundError:
+        return 0
+
+
+def _lets_wait(host: Any) -> bool:
+    if not isinstance(host, dict) or "socket_timeout" not in host:
+        return False
+    timeout = host["socket_timeout"]
+    return timeout is None or timeout > _REDIS_WAITS
 
 
 # What they share

@@ -41,8 +41,9 @@ class Patience:
 
 
 class Doorbell(Protocol):
-    #: Seconds to wait before asking again.
-    interval: float
+    @property
+    def interval(self) -> float:
+        """Seconds to wait before asking again."""
 
     def rang(self) -> bool:
         """Whether there may be something new since the last call. May wait for it a little."""

@@ -4,10 +4,13 @@
     ├── ConfigurationError        MIRROR is wrong; found by the system checks
     ├── LocalProtocolError        our own side broke the protocol: a defect
     ├── RemoteProtocolError       the other side broke the protocol
-    │   ├── Malformed  Oversized  Unexpected  Gap  AckBeyondSent  Silent
+    │   ├── Malformed  Corrupt  Oversized  Unexpected  Gap  AckBeyondSent  Silent
     ├── Refusal                   the other side is understood, and told no
     │   ├── UnsupportedProtocol  Unauthorized  UnknownStream
-    │   ├── Pruned  Forked  Superseded
+    │   ├── Pruned  Incomplete  Forked (Doubled)  Superseded
+    ├── Busy                      not now: too much is waiting
+    ├── Resync                    the log is no help: rows are loaded
+    ├── ReadOnly                  somebody else than apply would write to a mirrored table
     └── ApplyError                the mirror cannot apply what it received
         ├── UnknownModel  UnknownField  ModelOwned  MissingParent  WrongValue  ConstraintFailed
 
@@ -21,10 +24,14 @@ __all__ = [
     "CODES",
     "AckBeyondSent",
     "ApplyError",
+    "Busy",
     "ConfigurationError",
     "ConstraintFailed",
+    "Corrupt",
+    "Doubled",
     "Forked",
     "Gap",
+    "Incomplete",
     "LocalProtocolError",
     "Malformed",
     "MirrorError",
@@ -32,8 +39,10 @@ __all__ = [
     "ModelOwned",
     "Oversized",
     "Pruned",
+    "ReadOnly",
     "Refusal",
     "RemoteProtocolError",
+    "Resync",
     "Silent",
     "Superseded",
     "Unauthorized",
@@ -83,6 +92,12 @@ class Malformed(RemoteProtocolError):
     """The frame is not a message of this protocol."""
 
     code = "malformed"
+
+
+class Corrupt(RemoteProtocolError):
+    """The compressed frame is broken, not whole, or followed by something."""
+
+    code = "corrupt"
 
 
 class Oversized(RemoteProtocolError):
@@ -153,6 +168,13 @@ class Pruned(Refusal):
     close_code = 4410
 
 
+class Incomplete(Refusal):
+    """The oplog does not tell of all rows from its start: a snapshot is needed."""
+
+    code = "incomplete"
+    close_code = 4411
+
+
 class Forked(Refusal):
     """The cursor belongs to another history than the one recorded here: a snapshot is needed."""
 
@@ -160,11 +182,36 @@ class Forked(Refusal):
     close_code = 4409
 
 
+class Doubled(Forked):
+    """The stream is recorded or followed here already."""
+
+    code = "doubled"
+
+
 class Superseded(Refusal):
     """A newer connection or process follows this source now."""
 
     code = "superseded"
     close_code = 4412
+
+
+class Resync(MirrorError):
+    """The log cannot bring this mirror level: the rows are loaded as they are."""
+
+    code = "resync"
+
+
+class Busy(MirrorError):
+    """Too many changes wait for their place in the order."""
+
+    code = "busy"
+
+
+class ReadOnly(MirrorError):
+    """Mirrored tables are not written to on this server."""
+
+    code = "read_only"
+    retryable = False
 
 
 class ApplyError(MirrorError):
@@ -175,7 +222,7 @@ class ApplyError(MirrorError):
 
 
 class UnknownModel(ApplyError):
-    """The change is for a model that is not installed here."""
+    """The model is not installed here, or not mirrored."""
 
     code = "unknown_model"
 

@@ -97,6 +97,21 @@ class Hole(models.Model):
         return f"{self.kind} {self.model}"
 
 
+class Untold(models.Model):
+    """A model whose rows the oplog does not all tell of: some were there before their capture began."""
+
+    model = models.CharField(max_length=200, unique=True)
+    #: When its capture began.
+    since = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("untold model")
+        verbose_name_plural = _("untold models")
+
+    def __str__(self) -> str:
+        return self.model
+
+
 class Oplog(models.Model):
     """A change in its place. ``body`` is the JSON object exactly as it travels."""
 
@@ -147,10 +162,35 @@ class Token(models.Model):
         return self.name
 
 
+class Mirror(models.Model):
+    """A server that follows a stream kept here, how far it has committed, and when it was seen last."""
+
+    stream = models.ForeignKey(Stream, models.CASCADE, related_name="mirrors")
+    #: The name of the token that it showed.
+    token = models.CharField(max_length=100)
+    #: What it calls itself: several may show the same token.
+    mirror = models.CharField(max_length=100)
+    cursor = models.BigIntegerField()
+    position = models.BigIntegerField()
+    first_seen = models.DateTimeField()
+    last_seen = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("mirror")
+        verbose_name_plural = _("mirrors")
+        constraints = [
+            models.UniqueConstraint(fields=["stream", "token", "mirror"], name="mirror_mirror_stream_token")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.token} {self.mirror}"
+
+
 class SourceState(models.TextChoices):
     NEW = "new", _("not followed yet")
     CONNECTING = "connecting", _("connecting")
     CATCHING_UP = "catching_up", _("catching up")
+    LOADING = "loading", _("loading")
     LIVE = "live", _("live")
     STALLED = "stalled", _("stalled")
     REFUSED = "refused", _("refused")
@@ -218,3 +258,83 @@ class ModelOwner(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model}: {self.source}"
+
+
+class LoadingState(models.TextChoices):
+    #: Nothing of it is copied yet.
+    WAITING = "waiting", _("waiting")
+    #: Chunk by chunk. Changes of its rows are passed over: each such row is asked for again.
+    COPYING = "copying", _("copying")
+    #: Every row was asked for once. Changes are passed over still, until all that was met is known.
+    COPIED = "copied", _("copied")
+    #: Some rows are asked for again. Changes of the others are applied.
+    SETTLING = "settling", _("settling")
+    DONE = "done", _("done")
+
+
+class Loading(models.Model):
+    """A model whose rows are copied from a source as they are, since its log does not tell of them."""
+
+    source = models.ForeignKey(Source, models.CASCADE, related_name="loading")
+    model = models.CharField(max_length=200)
+    state = models.CharField(max_length=20, choices=LoadingState.choices, default=LoadingState.WAITING)
+    #: Whether its changes mean nothing here before its turn comes, since what they follow is missing.
+    anew = models.BooleanField()
+    #: The newest mark of the source, by its clock in epoch microseconds, that this makes up for.
+    untold_since = models.BigIntegerField(default=0)
+    #: Whether rows that are here and not at the source are deleted.
+    sweep = models.BooleanField(default=False)
+    #: The source's primary key, as JSON, of the last row that was copied.
+    after = models.TextField(blank=True)
+    rows = models.BigIntegerField(default=0)
+    #: How many rows the source had at the beginning.
+    total = models.BigIntegerField(null=True)
+    began_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("model that is loaded")
+        verbose_name_plural = _("models that are loaded")
+        constraints = [
+            models.UniqueConstraint(fields=["source", "model"], name="mirror_loading_source_model")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.source}"
+
+
+class Again(models.Model):
+    """A row that is asked for again while its model is loaded."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    source = models.ForeignKey(Source, models.CASCADE, related_name="asked_again")
+    model = models.CharField(max_length=200)
+    #: The source's primary key, as JSON.
+    pk_there = models.TextField()
+    #: False while all that is known of the row is that it has changes which are still to come.
+    known = models.BooleanField()
+
+    class Meta:
+        verbose_name = _("row that is asked for again")
+        verbose_name_plural = _("rows that are asked for again")
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.pk_there}"
+
+
+class Loaded(models.Model):
+    """A row that was loaded, so that those that were here before and are gone there are found."""
+
+    id = models.BigAutoField(primary_key=True)
+    source = models.ForeignKey(Source, models.CASCADE, related_name="loaded", db_index=False)
+    model = models.CharField(max_length=200)
+    #: Its key in this database, as the driver shows it.
+    key = models.CharField(max_length=200)
+
+    class Meta:
+        verbose_name = _("row that was loaded")
+        verbose_name_plural = _("rows that were loaded")
+        indexes = [models.Index(fields=["source", "model", "key"], name="mirror_loaded_key")]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.key}"

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from django.apps import apps
@@ -22,7 +22,7 @@ from django.db import connections, transaction
 from django.db.utils import InterfaceError, OperationalError
 
 from mirror import oplog, oplogger
-from mirror.capture import WRITERS, told
+from mirror.capture import WRITERS, parents, told
 from mirror.capture.triggers import foreign
 from mirror.changes import Change, Op, encode_change, stamp
 from mirror.conf import conf
@@ -31,6 +31,7 @@ from mirror.models import Oplog, Outbox, Stream
 from mirror.registry import CONTENT_TYPE, MirroredModel, Reference, mirrored_models
 from mirror.rows import Row, RowReader, merge_payload
 from mirror.rows.names import ContentTypeNames
+from mirror.trips import in_one_trip
 
 logger = logging.getLogger("mirror.sequencer")
 
@@ -69,7 +70,8 @@ class Sequencer:
         self._told: dict[tuple[str, Any], Any] = {}
         #: Those of rows whose deletion this pass may still tell, by model; made where somebody asks.
         self._deletions: dict[str, dict[Any, Any]] = {}
-        #: The whole outbox, where it is no more than a page.
+        #: The beginning of the outbox, and the whole of it, where it is no more than a page.
+        self._first: Sequence[tuple[Any, ...]] = ()
         self._whole: Sequence[tuple[Any, ...]] | None = None
         self._unlisted: set[str] = set()
         self._known: dict[str, set[str]] = {}
@@ -110,12 +112,24 @@ class Sequencer:
     def _lock(self, *, alone: bool) -> _Desk | None:
         """Be the one sequencer until the end of the transaction. None without a stream, or without work."""
         connection = connections[self.using]
+        statements = list(self._sql.lock.get(connection.vendor, self._sql.lock_row))
+        if alone and connection.vendor in _LEVELS:
+            statements.insert(0, f"SET TRANSACTION ISOLATION LEVEL {_LEVELS[connection.vendor]}")
         with connection.cursor() as cursor:
-            if alone and connection.vendor in _LEVELS:
-                cursor.execute(f"SET TRANSACTION ISOLATION LEVEL {_LEVELS[connection.vendor]}")
-            for statement in self._sql.lock.get(connection.vendor, self._sql.lock_row):
-                cursor.execute(statement, [True])
-            row = cursor.fetchone()
+            if connection.vendor == "postgresql":
+                # In one trip. At this level what is read after the row is not older than the lock on it.
+                cursor.execute("; ".join([*statements, self._sql.first_page]))
+                if alone:
+                    cursor.nextset()
+                row = cursor.fetchone()
+                cursor.nextset()
+                self._first = cursor.fetchall()
+            else:
+                for statement in statements:
+                    cursor.execute(statement)
+                row = cursor.fetchone()
+        if row and connection.vendor != "postgresql":
+            self._first = self._page(after=0)
         return _Desk(*row) if row else None
 
     def _pass(self, desk: _Desk) -> int:
@@ -126,9 +140,14 @@ class Sequencer:
         self._names.forget()
         first = desk.position
         entries = _mark_last(self._entries(desk, taken))
-        with connections[self.using].cursor() as cursor:
-            while page := list(islice(entries, _PAGE)):
+        whole = len(self._first) < _PAGE
+        page = list(islice(entries, _PAGE))
+        connection = connections[self.using]
+        together = in_one_trip(connection) if whole else nullcontext()
+        with together, connection.cursor() as cursor:
+            while page:
                 cursor.executemany(self._sql.insert, page)
+                page = list(islice(entries, _PAGE))
             # Only ids that were read: on a server a lower id may be committed after this pass looked.
             # A run without its last, and then the last: MySQL waits for whoever holds the row that a range
             # ends at, and the row after the last one may belong to a transaction that takes its time.
@@ -173,7 +192,7 @@ class Sequencer:
 
     def _captured(self) -> Iterator[tuple[Any, ...]]:
         """The outbox as of one moment, a page at a time in memory."""
-        page = self._page(after=0)
+        page, self._first = self._first, ()
         if len(page) < _PAGE:
             # Opening, reading and closing a cursor of the server would take longer than the rest of the pass.
             self._whole = page
@@ -243,70 +262,42 @@ class Sequencer:
     def _note(self, op: str, mirrored: MirroredModel, row: Row | dict[str, Any]) -> None:
         # Of a row that is not deleted the table knows as much.
         if (op == Op.DELETE or self._told) and _is_referred_to_by_pk(mirrored):
-            pk, uuid = _identity(mirrored, row)
+            pk, uuid = parents.identity(mirrored, row)
             if op == Op.DELETE or (mirrored.label, pk) in self._told:
                 self._told[mirrored.label, pk] = uuid
 
     def _resolved(self, reference: Reference, pk: Any) -> str | None:
         """The same as it travels."""
-        uuid = self._resolve(reference, pk)
-        return None if uuid is None else str(uuid if isinstance(uuid, UUID) else UUID(uuid))
+        return parents.as_told(self._resolve(reference, pk))
 
     def _resolve(self, reference: Reference, pk: Any) -> Any:
         """The UUID that the parent has at this place of the order; it may have another one by now.
 
         The parent came after its child in the same transaction, was deleted before it, or is of any table.
         """
-        if (reference.label, pk) in self._told:
-            return self._told[reference.label, pk]
-        deletions = self._coming(reference.label)
+        label = reference.label
+        if (label, pk) in self._told:
+            return self._told[label, pk]
+        deletions = self._coming(label)
         if pk in deletions:
             return deletions[pk]
-        connection = connections[self.using]
-        quote = connection.ops.quote_name
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT {quote(reference.uuid_column)} FROM {quote(reference.table)} "
-                f"WHERE {quote(reference.pk_column)} = %s",
-                [pk],
-            )
-            found = cursor.fetchone()
-        return found[0] if found else self._deleted(reference.label, self._waiting(reference.label)).get(pk)
+        found = parents.uuid_of(connections[self.using], reference, pk)
+        if found is not None:
+            return found
+        return parents.deleted(label, parents.waiting_deletions(label, self.using)).get(pk)
 
     def _coming(self, label: str) -> dict[Any, Any]:
         if label not in self._deletions:
             if self._whole is None:
-                payloads = self._waiting(label)
+                payloads = parents.waiting_deletions(label, self.using)
             else:
                 payloads = (row[4] for row in self._whole if (row[1], row[2]) == (Op.DELETE, label))
-            self._deletions[label] = self._deleted(label, payloads)
+            self._deletions[label] = parents.deleted(label, payloads)
         return self._deletions[label]
-
-    def _waiting(self, label: str) -> Iterator[str]:
-        deletes = Outbox.objects.using(self.using).filter(op=Op.DELETE, model=label).order_by("id")
-        return deletes.values_list("payload", flat=True).iterator(_PAGE)
-
-    def _deleted(self, label: str, payloads: Iterable[str]) -> dict[Any, Any]:
-        """By key: the UUID of each row at its first deletion."""
-        mirrored = mirrored_models()[label]
-        found: dict[Any, Any] = {}
-        for payload in payloads:
-            row = told.decode(payload, mirrored) or merge_payload(msgspec.json.decode(payload))
-            pk, uuid = _identity(mirrored, row)
-            found.setdefault(pk, uuid)
-        return found
 
 
 def _is_referred_to_by_pk(mirrored: MirroredModel) -> bool:
     return mirrored.pk is not None and mirrored.local_pk and not mirrored.pk.reference
-
-
-def _identity(mirrored: MirroredModel, row: Row | dict[str, Any]) -> tuple[Any, Any]:
-    """The key and the UUID of a row that others refer to by the one and that travels as the other."""
-    assert mirrored.pk is not None, mirrored.label
-    if isinstance(row, Row):
-        return msgspec.json.decode(row.pk), row.key
-    return row.get(mirrored.pk.column), row.get(mirrored.key[0].column)
 
 
 def _readable(text: bytes) -> str:
@@ -329,18 +320,19 @@ class _Statements:
         local, position = quote("local"), quote("position")
         columns = ("stream_id", "ts", "position", "op", "model", "key", "row", "ends_group", "body")
         self.waiting = f"SELECT 1 FROM {outbox} LIMIT 1"
-        desk = f"SELECT id, head, {position}, logged FROM {stream} WHERE {local} = %s"
+        desk = f"SELECT id, head, {position}, logged FROM {stream} WHERE {local} = TRUE"
         # On SQLite a write takes the database at once; reading first would make a deferred transaction fail
         # instead of wait. On a server it would leave a dead row for every pass. MySQL would take its snapshot
         # for a subquery, before it waits for the row.
         self.lock_row = (f"{desk} FOR UPDATE",)
         self.lock = {
-            "sqlite": (f"UPDATE {stream} SET head = head WHERE {local} = %s", desk),
+            "sqlite": (f"UPDATE {stream} SET head = head WHERE {local} = TRUE", desk),
             "postgresql": (f"{desk} AND EXISTS (SELECT 1 FROM {outbox}) FOR UPDATE",),
         }
         captured = f"SELECT id, op, model, captured_at, payload FROM {outbox}"
         self.outbox = f"{captured} ORDER BY id"
         self.page = f"{captured} WHERE id > %s ORDER BY id LIMIT %s"
+        self.first_page = f"{captured} ORDER BY id LIMIT {_PAGE}"
         self.insert = f"INSERT INTO {log} ({', '.join(map(quote, columns))}) VALUES (%s{', %s' * 8})"
         self.forget_range = f"DELETE FROM {outbox} WHERE id >= %s AND id < %s"
         self.forget = f"DELETE FROM {outbox} WHERE id = %s"

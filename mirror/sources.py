@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit, urlunsplit
 
 from django.core.exceptions import ValidationError
@@ -11,8 +10,12 @@ from django.db.models import QuerySet
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import make_aware
 
+from mirror import loading
+from mirror.changes import from_datetime
 from mirror.conf import conf
+from mirror.errors import Forked
 from mirror.models import Source
+from mirror.registry import mirrored_models
 from mirror.tokens import well_formed
 
 _ROUTE = "/mirror/stream/"
@@ -60,7 +63,7 @@ def _microseconds(time: str) -> int:
         )
     if moment.tzinfo is None:
         moment = make_aware(moment)
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return from_datetime(moment)
 
 
 def remove(name: str) -> None:
@@ -69,6 +72,31 @@ def remove(name: str) -> None:
     if source is None:
         raise ValidationError(f"There is no source named {name!r}; see `manage.py mirrorsource list`.")
     source.delete()
+
+
+def resync(name: str, model: str | None) -> list[str]:
+    """Have all rows of a source, or those of one model, loaded as they are there; return the models.
+
+    One that was never followed, or has to begin anew, has all of them loaded in any case.
+    A process that follows the source begins within a heartbeat. Raises ValidationError.
+    """
+    source = registered().filter(name=name).first()
+    if source is None:
+        raise ValidationError(f"There is no source named {name!r}; see `manage.py mirrorsource list`.")
+    known = mirrored_models()
+    if model is not None and model.lower() not in known:
+        raise ValidationError(f"{model!r} is not mirrored here; MIRROR['MODELS'] gives {', '.join(known)}.")
+    # One that is not followed has no place in the log to go on from: what is not loaded would never come. Nor
+    # has one whose place is in another history.
+    known_here = source.stream_id is not None
+    anew = not known_here or source.error_code == Forked.code
+    models = list(known) if model is None or anew else [model.lower()]
+    with transaction.atomic(using=source._state.db):
+        if anew and known_here:
+            source.stream, source.cursor, source.position, source.mark = None, 0, 0, ""
+            source.save(update_fields=["stream", "cursor", "position", "mark"])
+        loading.begin(source, models, anew=anew, sweep=known_here)
+    return models
 
 
 def registered() -> QuerySet[Source]:

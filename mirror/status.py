@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
+from mirror import mirrors
 from mirror.conf import conf
-from mirror.models import Outbox, Source, SourceState, Stream
+from mirror.models import Loading, LoadingState, Outbox, Source, SourceState, Stream
 
 #: States that need a human, or a runner that is not there.
 BAD_STATES = frozenset({SourceState.STALLED, SourceState.REFUSED, SourceState.HALTED})
 
-_SPOKEN_TO = frozenset({SourceState.LIVE, SourceState.CATCHING_UP})
+_SPOKEN_TO = frozenset({SourceState.LIVE, SourceState.CATCHING_UP, SourceState.LOADING})
 
 #: More than this in the outbox is shown as this.
 _MOST_WAITING = 10_000
@@ -28,6 +30,46 @@ class StreamStatus:
     position: int
     #: Committed changes that have no place in the order yet.
     waiting: int
+    #: Timestamp and position of the newest change that was pruned.
+    anchor: int
+    anchor_position: int
+
+
+class MirrorState(StrEnum):
+    #: What it lacks is kept for it.
+    AWAITED = "awaited"
+    #: It was not seen for too long, or its token is revoked: what it lacks may go.
+    GONE = "gone"
+    #: What it lacks is pruned: it must start anew.
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorStatus:
+    """A mirror that follows a stream kept here. ``token`` is the name of the one it showed."""
+
+    token: str
+    mirror: str
+    stream: str
+    state: str
+    #: What it has committed, as it last told.
+    cursor: int
+    position: int
+    changes_behind: int
+    first_seen: datetime
+    last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadingStatus:
+    """A model whose rows are copied as they are, or wait for that."""
+
+    model: str
+    state: str
+    rows: int
+    #: How many rows the source had at the beginning; None until it has told.
+    total: int | None
+    began_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +93,8 @@ class SourceStatus:
     attempts: int
     next_try_at: datetime | None
     skipped: int
+    #: What is not loaded yet, in the order of its turns; none where nothing is loaded.
+    loading: tuple[LoadingStatus, ...]
 
     @property
     def bad(self) -> bool:
@@ -62,6 +106,7 @@ class Status:
     now: datetime
     #: None on a server that only mirrors.
     stream: StreamStatus | None
+    mirrors: tuple[MirrorStatus, ...]
     sources: tuple[SourceStatus, ...]
 
     @property
@@ -78,6 +123,7 @@ class Status:
             "now": _iso(self.now),
             "ok": self.ok,
             "stream": _object(self.stream) if self.stream else None,
+            "mirrors": [_object(mirror) for mirror in self.mirrors],
             "sources": [_object(source) for source in self.sources],
         }
 
@@ -86,8 +132,12 @@ def collect(now: datetime) -> Status:
     """Return the state of everything as the database has it; ``now`` is ``timezone.now()``."""
     using = conf().database
     sources = Source.objects.using(using).select_related("stream").order_by("name")
+    loading = _loading(using)
     return Status(
-        now=now, stream=_local(using), sources=tuple(_source_status(source, now) for source in sources)
+        now=now,
+        stream=_local(using),
+        mirrors=tuple(_mirror_status(mirror, now) for mirror in mirrors.registered(using)),
+        sources=tuple(_source_status(source, now, loading.get(source.pk, ())) for source in sources),
     )
 
 
@@ -101,10 +151,43 @@ def _local(using: str) -> StreamStatus | None:
         position=stream.position,
         # Counted up to a limit: the dashboard asks four times a second, and the sequencer may be away.
         waiting=Outbox.objects.using(using).order_by()[:_MOST_WAITING].count(),
+        anchor=stream.anchor,
+        anchor_position=stream.anchor_position,
     )
 
 
-def _source_status(source: Source, now: datetime) -> SourceStatus:
+def _loading(using: str) -> dict[Any, tuple[LoadingStatus, ...]]:
+    """By source, as far as there is something."""
+    found: dict[Any, list[LoadingStatus]] = {}
+    for row in Loading.objects.using(using).exclude(state=LoadingState.DONE).order_by("began_at", "id"):
+        status = LoadingStatus(
+            model=row.model, state=row.state, rows=row.rows, total=row.total, began_at=row.began_at
+        )
+        found.setdefault(row.source_id, []).append(status)
+    return {
+        source: tuple(sorted(statuses, key=lambda one: one.began_at is None))
+        for source, statuses in found.items()
+    }
+
+
+def _mirror_status(mirror: Any, now: datetime) -> MirrorStatus:
+    state = MirrorState.AWAITED if mirrors.is_awaited(mirror, now) else MirrorState.GONE
+    if mirror.cursor < mirror.stream.anchor:
+        state = MirrorState.PRUNED
+    return MirrorStatus(
+        token=mirror.token,
+        mirror=mirror.mirror,
+        stream=str(mirror.stream.uuid),
+        state=state,
+        cursor=mirror.cursor,
+        position=mirror.position,
+        changes_behind=max(0, mirror.stream.position - mirror.position),
+        first_seen=mirror.first_seen,
+        last_seen=mirror.last_seen,
+    )
+
+
+def _source_status(source: Source, now: datetime, loading: tuple[LoadingStatus, ...]) -> SourceStatus:
     state, since, error_text = source.state, source.state_since, source.error_text
     if _abandoned(source, now):
         # Whoever wrote that state would have written again by now: the runner died or is stuck.
@@ -127,6 +210,7 @@ def _source_status(source: Source, now: datetime) -> SourceStatus:
         attempts=source.attempts,
         next_try_at=source.next_try_at,
         skipped=source.skipped,
+        loading=loading,
     )
 
 
@@ -149,10 +233,14 @@ def _seconds_behind(source: Source, now: datetime) -> float | None:
     return max(0, source_now - source.cursor) / 1_000_000
 
 
-def _object(status: StreamStatus | SourceStatus) -> dict[str, Any]:
-    return {
-        name: _iso(value) if isinstance(value, datetime) else value for name, value in asdict(status).items()
-    }
+def _object(status: StreamStatus | MirrorStatus | SourceStatus) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in asdict(status).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [{name: _plain(one) for name, one in entry.items()} for entry in value]
+    return _iso(value) if isinstance(value, datetime) else value
 
 
 def _iso(time: datetime) -> str:

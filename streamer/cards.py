@@ -12,8 +12,9 @@ from typing import Literal
 
 import msgspec
 
+from mirror.changes import to_datetime
 from mirror.models import SourceState
-from mirror.status import SourceStatus, StreamStatus
+from mirror.status import LoadingStatus, SourceStatus, StreamStatus
 from streamer.pace import Pace
 
 __all__ = ["LOCAL_NAME", "Card", "Follower", "Problem", "local_card", "micros", "source_card"]
@@ -70,7 +71,7 @@ def source_card(
         name=source.name,
         kind="source",
         state=source.state,
-        state_words=_words(source, rate),
+        state_words=_words(source, rate, now),
         stream=source.stream,
         since=micros(source.since),
         cursor=source.cursor,
@@ -120,7 +121,7 @@ def _seconds_behind(since_cursor: float | None, level_at: int | None, now: int) 
     return round(min(since_cursor, max(0, now - level_at) / 1_000_000), 1)
 
 
-def _words(source: SourceStatus, rate: float) -> str:
+def _words(source: SourceStatus, rate: float, now: int) -> str:
     match source.state:
         case SourceState.NEW:
             return "waits for runmirror to follow it"
@@ -128,6 +129,8 @@ def _words(source: SourceStatus, rate: float) -> str:
             return "opening the connection" if source.attempts < 2 else f"attempt {source.attempts:,}"
         case SourceState.CATCHING_UP:
             return _progress(source, rate)
+        case SourceState.LOADING:
+            return _loading(source.loading, now)
         case SourceState.LIVE:
             return "follows every change"
         case SourceState.STALLED:
@@ -139,6 +142,18 @@ def _words(source: SourceStatus, rate: float) -> str:
         case SourceState.STOPPED:
             return "runmirror was stopped"
     return ""
+
+
+def _loading(loading: Sequence[LoadingStatus], now: int) -> str:
+    """The model whose turn it is, how far it is, and how long that takes as it went until now."""
+    if not loading:
+        return "asks for the rows"
+    one, rest = loading[0], len(loading) - 1
+    words = f"{one.model}: {one.rows:,}" + (f" of {one.total:,}" if one.total is not None else "") + " rows"
+    if one.total and one.rows and one.began_at and one.rows < one.total:
+        spent = (to_datetime(now) - one.began_at).total_seconds()
+        words += f", about {timedelta(seconds=round(spent * (one.total - one.rows) / one.rows))} left"
+    return words + (f", then {rest} more model{'s' if rest > 1 else ''}" if rest else "")
 
 
 def _progress(source: SourceStatus, rate: float) -> str:

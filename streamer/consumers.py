@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 
 from asgiref.sync import sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -13,8 +13,8 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from mirror import oplog, tokens
 from mirror.conf import conf
 from mirror.errors import (
+    Busy,
     ConfigurationError,
-    Malformed,
     MirrorError,
     RemoteProtocolError,
     Silent,
@@ -28,14 +28,18 @@ from mirror.wire import (
     SUBPROTOCOL,
     Ack,
     Error,
+    Fetch,
     Frame,
     Heartbeat,
     Message,
     Segment,
     Subscribe,
     Subscribed,
+    chosen,
+    pieces,
 )
 from streamer.hub import Hub, Tail, hub
+from streamer.linespeed import LineSpeed
 from streamer.presence import Presence, present
 
 logger = logging.getLogger("mirror.streamer")
@@ -43,12 +47,18 @@ logger = logging.getLogger("mirror.streamer")
 #: Seconds between two looks whether the token still holds.
 _ASK_AGAIN = 10.0
 
+#: Seconds for which the sequencer may go on before rows are read.
+_BUSY_PAUSE = 0.05
+
 #: Who follows which stream in this process: a mirror that comes again takes its own place.
 _following: dict[tuple[str, str, str], StreamConsumer] = {}
 
 
 class StreamConsumer(AsyncWebsocketConsumer):
     """One mirror's connection. Dispatch is serial, so the long work is a task of its own."""
+
+    # No layer: a message that fails to arrive from one would close the socket.
+    channel_layer_alias = ""
 
     async def connect(self) -> None:
         settings = conf()
@@ -59,9 +69,13 @@ class StreamConsumer(AsyncWebsocketConsumer):
         )
         self.work: asyncio.Task[None] | None = None
         self.presence: Presence | None = None
+        #: What rows the mirror asks for, and what wakes whoever may answer.
+        self.question: Fetch | None = None
+        self.grown: asyncio.Event | None = None
         self.heard = asyncio.get_running_loop().time()
         self.ask_at = self.heard + _ASK_AGAIN
         self.acked = asyncio.Event()
+        self.line_speed = LineSpeed()
         self.token = await self._authenticate()
         if self.token is None:
             await self.close()
@@ -93,14 +107,17 @@ class StreamConsumer(AsyncWebsocketConsumer):
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         self.heard = asyncio.get_running_loop().time()
         try:
-            if text_data is None:
-                raise Malformed("a binary frame")
-            message = self.session.receive(text_data)
+            message = self.session.receive(text_data if text_data is not None else bytes_data or b"")
             if isinstance(message, Subscribe):
                 self._begin(self._stream(message))
             elif isinstance(message, Ack):
+                self.line_speed.hears(taken=self.session.taken, now=self.heard)
                 self.acked.set()
                 self._note()
+            elif isinstance(message, Fetch):
+                self.question = message
+                if self.grown is not None:
+                    self.grown.set()
             elif isinstance(message, Error):
                 logger.info("mirror %s leaves: %s %s", self.token, message.code, message.message)
                 await self.close()
@@ -153,6 +170,8 @@ class StreamConsumer(AsyncWebsocketConsumer):
                     cursor=self.session.cursor,
                 )
                 with present(self.presence):
+                    self.hub.note_soon()
+                    self.grown = grown
                     await self._pump(tail, grown)
         finally:
             if _following.get(place) is self:
@@ -175,6 +194,9 @@ class StreamConsumer(AsyncWebsocketConsumer):
             return request.cursor, oplog.resume(stream, request.cursor, mark), mark
 
         cursor, position, mark = await self.hub.call(place)
+        untold = {}
+        if request.loads and stream.local:
+            untold = await self.hub.call(lambda: oplog.untold(self.hub.using))
         await self._say(
             Subscribed(
                 stream=str(stream.uuid),
@@ -185,21 +207,68 @@ class StreamConsumer(AsyncWebsocketConsumer):
                 head=max(tail.head, stream.head),
                 head_position=max(tail.head_position, stream.position),
                 now=_now(),
+                compression=chosen(request.compression) if conf().compression else None,
+                untold=untold,
             )
         )
 
     async def _pump(self, tail: Tail, grown: asyncio.Event) -> None:
-        with _Ahead(self.hub, tail) as ahead:
+        with _Ahead(self.hub, tail, self.session.position) as ahead:
             while True:
                 await self._still_allowed()
                 grown.clear()
+                if self.question is not None:
+                    await self._give_rows(self.question, tail, ahead)
                 for segment in (found := await ahead.segments(self.session.cursor)):
-                    for frame in segment.frames:
-                        await self._await_credit(tail)
-                        await self._say(frame)
+                    await self._put_out(segment.frames, tail)
                 self._note()
                 if not found:
                     await self._idle(grown, tail)
+
+    async def _give_rows(self, question: Fetch, tail: Tail, ahead: _Ahead) -> None:
+        """What was asked for, right after the change up to which it was read."""
+        try:
+            answer = await self.hub.call(lambda: self.hub.rows(tail, question))
+        except Busy:
+            await asyncio.sleep(_BUSY_PAUSE)
+            return
+        self.question = None
+        while self.session.cursor < answer.at:
+            for segment in await ahead.segments(self.session.cursor, upto=answer.at):
+                await self._put_out(segment.frames, tail)
+        await self._put_out(
+            pieces(
+                number=question.number,
+                model=question.model,
+                at=answer.at,
+                rows=answer.rows,
+                pending=answer.pending,
+                after=answer.next,
+                total=answer.total,
+                refused=answer.refused,
+                frame_bytes=conf().frame_bytes,
+            ),
+            tail,
+        )
+        self.session.answered()
+
+    async def _put_out(self, frames: Iterable[Frame], tail: Tail) -> None:
+        for frame in frames:
+            await self._await_line(tail)
+            if self._compresses():
+                await self.hub.pack(frame)
+            await self._await_credit(tail)
+            self.line_speed.sends(
+                outstanding=self.session.outstanding,
+                taken=self.session.taken,
+                now=asyncio.get_running_loop().time(),
+            )
+            await self._say(frame)
+
+    def _compresses(self) -> bool:
+        if self.session.compression is None:
+            return False
+        return conf().compression is True or self.line_speed.slow
 
     async def _still_allowed(self) -> None:
         """Called at least with every heartbeat. Raises Unauthorized."""
@@ -210,8 +279,16 @@ class StreamConsumer(AsyncWebsocketConsumer):
         if not await self.hub.call(lambda: tokens.holds(self.token or "")):
             raise Unauthorized("the token was revoked")
 
+    async def _await_line(self, tail: Tail) -> None:
+        """Until it is known whether what is next should go compressed."""
+        if self.session.compression is not None and conf().compression == "auto":
+            await self._await_ack(tail, lambda: self.line_speed.lets(outstanding=self.session.outstanding))
+
     async def _await_credit(self, tail: Tail) -> None:
-        while not self.session.ready:
+        await self._await_ack(tail, lambda: self.session.ready)
+
+    async def _await_ack(self, tail: Tail, enough: Callable[[], bool]) -> None:
+        while not enough():
             self.acked.clear()
             self._note()
             await self._idle(self.acked, tail)
@@ -236,7 +313,11 @@ class StreamConsumer(AsyncWebsocketConsumer):
     # Putting out
 
     async def _say(self, message: Message | Frame) -> None:
-        await self.send(text_data=self.session.send(message))
+        payload = self.session.send(message)
+        if isinstance(payload, str):
+            await self.send(text_data=payload)
+        else:
+            await self.send(bytes_data=payload)
 
     async def _refuse(self, error: MirrorError) -> None:
         """The code goes in a message: daphne passes no close reason."""
@@ -247,11 +328,15 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
 
 class _Ahead:
-    """What follows a cursor: from the ring, or pages of the oplog, the next read while one is sent."""
+    """What follows a cursor: from the ring, or pages of the oplog, the next read while one is sent.
 
-    def __init__(self, hub: Hub, tail: Tail) -> None:
+    ``position`` is the first cursor's.
+    """
+
+    def __init__(self, hub: Hub, tail: Tail, position: int) -> None:
         self._hub = hub
         self._tail = tail
+        self._position = position
         self._next: tuple[int, asyncio.Task[list[Segment]]] | None = None
 
     def __enter__(self) -> _Ahead:
@@ -261,22 +346,31 @@ class _Ahead:
         if self._next is not None:
             self._next[1].cancel()
 
-    async def segments(self, cursor: int) -> list[Segment]:
-        if segment := self._tail.after(cursor):
-            return [segment]
+    async def segments(self, cursor: int, *, upto: int | None = None) -> list[Segment]:
+        """Nothing after ``upto``, the last of a group. Raises Pruned."""
+        segment = self._tail.after(cursor)
+        if upto is not None and (segment is None or segment.last > upto):
+            found = await self._hub.page(self._tail, cursor, self._position, upto=upto)
+        else:
+            found = [segment] if segment else await self._page(cursor)
+        if found:
+            self._position = found[-1].position
+        return found
+
+    async def _page(self, cursor: int) -> list[Segment]:
         if cursor >= self._tail.head:
             return []
         if self._next is None or self._next[0] != cursor:
-            self._begin(cursor)
+            self._begin(cursor, self._position)
         assert self._next is not None
         found = await self._next[1]
         self._next = None
         if found and found[-1].last < self._tail.head and not self._tail.after(found[-1].last):
-            self._begin(found[-1].last)
+            self._begin(found[-1].last, found[-1].position)
         return found
 
-    def _begin(self, cursor: int) -> None:
-        self._next = cursor, asyncio.ensure_future(self._hub.page(self._tail, cursor))
+    def _begin(self, cursor: int, position: int) -> None:
+        self._next = cursor, asyncio.ensure_future(self._hub.page(self._tail, cursor, position))
 
 
 def _now() -> int:
@@ -285,6 +379,8 @@ def _now() -> int:
 
 class NoSuchRoute(AsyncWebsocketConsumer):
     """Refuses any other path with 403; without it daphne would answer 500, which looks like a fault."""
+
+    channel_layer_alias = ""
 
     async def connect(self) -> None:
         await self.close()

@@ -23,14 +23,17 @@ from django.core.checks import ERROR, run_checks
 from django.db import connections
 from django.db.utils import DatabaseError, InterfaceError
 
-from mirror import oplog, oplogger
+from mirror import oplog, oplogger, snapshot
 from mirror.checks import TAG
 from mirror.conf import conf
 from mirror.doorbell import Doorbell, Patience, doorbell_for
-from mirror.errors import ConfigurationError
+from mirror.errors import ConfigurationError, Pruned, Refusal, UnknownModel, UnknownStream
 from mirror.models import Stream
 from mirror.sequencer import Sequencer, guarded_step
-from mirror.wire import Segment, segments
+from mirror.snapshot import Rows
+from mirror.wire import Entry, Fetch, Frame, Segment, segments
+from streamer.hints import Hinted, Hints, hints_for
+from streamer.keeper import keeping
 
 logger = logging.getLogger("mirror.streamer")
 
@@ -42,6 +45,8 @@ _AFTER_ERROR = 1.0
 
 #: Seconds after which subscribers are no longer waited for: their loop may have ended.
 _SENDING_AT_MOST = 1.0
+#: Bytes that are compressed in less time than a thread takes to be asked.
+_PACKED_AT_ONCE = 8192
 #: Under a steady load the log lines are told every so many turns.
 _TURNS_UNTOLD = 20
 
@@ -69,6 +74,13 @@ class Tail:
                 self._size -= self._ring.popitem(last=False)[1].size
             self.head, self.head_position = segment.last, segment.position
 
+    def restart(self, entry: Entry) -> None:
+        """Go on after a change that does not follow the head: what lay between is pruned."""
+        with self._lock:
+            self._ring.clear()
+            self._size = 0
+            self.head, self.head_position = entry.ts, entry.position
+
     def after(self, cursor: int) -> Segment | None:
         with self._lock:
             return self._ring.get(cursor)
@@ -82,9 +94,10 @@ class Tail:
 class Hub:
     """Sequencer, tails and listeners of this process."""
 
-    def __init__(self, using: str, *, sequencer: Sequencer | None) -> None:
+    def __init__(self, using: str, *, sequencer: Sequencer | None, hints: Hints | None = None) -> None:
         self.using = using
         self._sequencer = sequencer
+        self._hints = hints
         self._tails: dict[int, Tail] = {}
         self._listeners: dict[int, set[Listener]] = {}
         self._lock = threading.Lock()
@@ -98,6 +111,9 @@ class Hub:
         self._sending = 0
         self._sending_until = 0.0
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="mirror-reader")
+        #: One: a frame is compressed once, and however many want that, it takes no more than a core.
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="mirror-packer")
+        self._keeper = keeping(using)
 
     # For the consumers
 
@@ -108,19 +124,35 @@ class Hub:
                 _check()
                 self._thread = threading.Thread(target=self._run, name="mirror-hub", daemon=True)
                 self._thread.start()
+                self._keeper.start()
+                if self._hints is not None:
+                    self._hints.start()
 
     def stop(self) -> None:
         self._stopped.set()
+        self._keeper.stop()
         if self._thread is not None:
             self._thread.join()
+            if self._hints is not None:
+                self._hints.stop()
         together = threading.Barrier(_READERS)
         for _ in range(_READERS):
             self._readers.submit(_close_connections, together)
         self._readers.shutdown()
+        self._packer.shutdown()
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run database work on a reader thread, never on the one that every consumer shares."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, _own_connections(function))
+
+    async def pack(self, frame: Frame) -> None:
+        """Compress a frame; nothing to do when another subscriber had it compressed before."""
+        if frame.packed is not None:
+            return
+        if frame.size <= _PACKED_AT_ONCE:
+            frame.pack()
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._packer, frame.pack)
 
     @contextmanager
     def listen(self, stream: Stream) -> Iterator[tuple[Tail, asyncio.Event]]:
@@ -151,13 +183,40 @@ class Hub:
             async with asyncio.timeout(at_most):
                 await looked.wait()
 
-    async def page(self, tail: Tail, cursor: int) -> list[Segment]:
-        """Segments after a cursor that the ring does not continue, up to where it does."""
-        return await self.call(lambda: self._read_page(tail, cursor))
+    def note_soon(self) -> None:
+        """A mirror has come: write it down before anything is pruned that it may need."""
+        self._keeper.hurry()
 
-    def _read_page(self, tail: Tail, cursor: int) -> list[Segment]:
-        joins = tail.joins_after(cursor)
+    async def page(self, tail: Tail, cursor: int, position: int, *, upto: int | None = None) -> list[Segment]:
+        """Segments after a cursor, up to where the ring goes on, or up to the change ``upto``.
+
+        Raises Pruned when the change after the cursor's ``position`` is gone.
+        """
+        joins = tail.joins_after(cursor) if upto is None else upto
+        return await self.call(lambda: self._read_page(tail, cursor, position, joins))
+
+    def rows(self, tail: Tail, question: Fetch) -> Rows:
+        """What a mirror asked for, on a reader thread. Raises Busy, Malformed."""
+        stream = Stream.objects.using(self.using).get(pk=tail.stream_id)
+        if not stream.local:
+            return Rows(at=stream.head, refused=UnknownStream.code)
+        try:
+            rows = snapshot.read(
+                self.using,
+                question.model,
+                after=question.after,
+                keys=question.keys,
+                limit=_PAGE,
+                max_bytes=_PAGE_BYTES,
+            )
+            return rows if question.keys is None else rows.within(conf().change_bytes // 4)
+        except (Refusal, UnknownModel) as error:
+            return Rows(at=stream.head, refused=error.code)
+
+    def _read_page(self, tail: Tail, cursor: int, position: int, joins: int | None) -> list[Segment]:
         entries = oplog.read(tail.stream_id, cursor, self.using, limit=_PAGE, max_bytes=_PAGE_BYTES)
+        if entries and entries[0].position != position + 1:
+            raise Pruned(f"what follows {cursor} was pruned while this mirror was catching up")
         if joins is not None:
             entries = [entry for entry in entries if entry.ts <= joins]
         return list(
@@ -173,7 +232,8 @@ class Hub:
     # The thread
 
     def _run(self) -> None:
-        doorbell = doorbell_for(connections[self.using])
+        bell = doorbell_for(connections[self.using])
+        doorbell = bell if self._hints is None else self._hints.hinted(bell)
         while not self._stopped.is_set():
             try:
                 # Not an event's wait: its wake-up costs several times as much, hundreds of times a second.
@@ -191,18 +251,23 @@ class Hub:
 
     def _turn(self, doorbell: Doorbell) -> float:
         """One look; return the seconds until the next."""
-        if not doorbell.rang() and not self._asked.is_set():
+        asked = self._asked.is_set()
+        if not asked and not doorbell.rang():
             return self._patience.pause(doorbell.interval)
+        by_hint = not asked and isinstance(doorbell, Hinted) and doorbell.by_hint
         self._asked.clear()
         with self._lock:
             awaited, self._awaited = self._awaited, []
         try:
-            return self._look(doorbell, awaited=bool(awaited))
+            # Who gives a hint has put in order what there was. Whoever asks may not have been seen by him.
+            return self._look(doorbell, awaited=bool(awaited), orders=bool(awaited) or not by_hint)
         finally:
             _set_events(awaited)
 
-    def _look(self, doorbell: Doorbell, *, awaited: bool) -> float:
-        moved = guarded_step(self._sequencer) if self._sequencer is not None else 0
+    def _look(self, doorbell: Doorbell, *, awaited: bool, orders: bool) -> float:
+        moved = guarded_step(self._sequencer) if self._sequencer is not None and orders else 0
+        if self._hints is not None and orders:
+            self._hints.looked(moved=moved)
         if self._still_sending() and not awaited:
             # Many subscribers take longer than a pass: what comes meanwhile goes to them as one.
             self._asked.set()
@@ -210,7 +275,7 @@ class Hub:
         self.step()
         # The lines can wait until the consumers, who share the interpreter's lock, have sent the changes.
         self._untold += 1
-        if not moved or self._untold >= _TURNS_UNTOLD:
+        if orders and (not moved or self._untold >= _TURNS_UNTOLD):
             oplogger.tell(self.using)
             self._untold = 0
         if moved:
@@ -229,6 +294,10 @@ class Hub:
         entries = oplog.read(tail.stream_id, tail.head, self.using, limit=_PAGE, max_bytes=_PAGE_BYTES)
         if not entries:
             return False
+        if entries[0].position != tail.head_position + 1:
+            # This thread was away for long. Whoever needs what is gone reads a page, and is told so.
+            tail.restart(entries[0])
+            return True
         last = entries[-1]
         for segment in segments(
             tail.head,
@@ -295,6 +364,8 @@ def _close_connections(together: threading.Barrier) -> None:
 def _own_connections(function: Callable[[], T]) -> Callable[[], T]:
     def call() -> T:
         for connection in connections.all(initialized_only=True):
+            # CONN_MAX_AGE is how long a request's connection lives. A thread of ours keeps its own.
+            connection.close_at = None
             connection.close_if_unusable_or_obsolete()
         return function()
 
@@ -305,4 +376,4 @@ def _own_connections(function: Callable[[], T]) -> Callable[[], T]:
 def hub() -> Hub:
     """This process's hub, not yet started."""
     using = conf().database
-    return Hub(using, sequencer=Sequencer(using) if conf().capture else None)
+    return Hub(using, sequencer=Sequencer(using) if conf().capture else None, hints=hints_for(using))

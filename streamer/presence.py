@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ class Presence:
 
 _present: dict[int, Presence] = {}
 
+#: Those that left and were not asked for since. More than that would be a storm of reconnects.
+_left: deque[Presence] = deque(maxlen=1000)
+
 
 @contextmanager
 def present(presence: Presence) -> Iterator[Presence]:
@@ -29,7 +33,16 @@ def present(presence: Presence) -> Iterator[Presence]:
         yield presence
     finally:
         del _present[id(presence)]
+        _left.append(presence)
 
 
 def connected() -> list[Presence]:
     return list(_present.values())
+
+
+def departed() -> list[Presence]:
+    """Who has left since the last call."""
+    gone = []
+    while _left:
+        gone.append(_left.popleft())
+    return gone

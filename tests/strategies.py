@@ -9,7 +9,19 @@ import msgspec
 from hypothesis import strategies as st
 
 from mirror.changes import Change, Op
-from mirror.wire import Ack, Batch, Entry, Error, Fragment, Heartbeat, Subscribe, Subscribed
+from mirror.wire import (
+    Ack,
+    Batch,
+    Chunk,
+    Entry,
+    Error,
+    Fetch,
+    Fragment,
+    Heartbeat,
+    Piece,
+    Subscribe,
+    Subscribed,
+)
 
 counts = st.integers(0, 2**63 - 1)
 timestamps = st.integers(0, 2**53 - 1)
@@ -29,6 +41,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+
+#: Any row, as long as it is JSON text.
+raws = json_values.map(lambda value: msgspec.Raw(json.dumps(value, ensure_ascii=False).encode()))
 
 changes = st.builds(
     Change,
@@ -68,10 +83,7 @@ messages = st.one_of(
         head=counts,
         head_position=counts,
         ends=st.lists(counts, max_size=3),
-        changes=st.lists(
-            json_values.map(lambda value: msgspec.Raw(json.dumps(value, ensure_ascii=False).encode())),
-            max_size=3,
-        ),
+        changes=st.lists(raws, max_size=3),
     ),
     st.builds(
         Fragment,
@@ -84,6 +96,25 @@ messages = st.one_of(
         last=st.booleans(),
         ends=st.booleans(),
         text=st.text(),
+    ),
+    st.builds(
+        Fetch,
+        number=counts,
+        model=st.text(max_size=200),
+        after=json_values,
+        keys=st.none() | st.lists(json_values, max_size=3),
+    ),
+    st.builds(Piece, number=counts, at=counts, index=counts, last=st.booleans(), text=st.text()),
+    st.builds(
+        Chunk,
+        number=counts,
+        model=st.text(),
+        at=counts,
+        rows=st.lists(raws, max_size=3),
+        pending=st.lists(json_values, max_size=3),
+        next=json_values,
+        total=st.none() | counts,
+        refused=st.text(),
     ),
     st.builds(Heartbeat, head=counts, head_position=counts, now=counts),
     st.builds(Ack, taken=counts, cursor=counts),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from dj_cqrs.mixins import MasterMixin, ReplicaMixin
 from django.conf import settings
 from django.db import models
 
-_Base = MasterMixin if settings.ROLE == "master" else ReplicaMixin
+_Base: Any = MasterMixin if settings.ROLE == "master" else ReplicaMixin
 
 
-class Question(_Base):
+class Question(_Base):  # type: ignore[misc]
     CQRS_ID = "question"
 
     pkid = models.BigAutoField(primary_key=True)
@@ -23,7 +24,7 @@ class Question(_Base):
         db_table = "polls_question"
 
 
-class Choice(_Base):
+class Choice(_Base):  # type: ignore[misc]
     CQRS_ID = "choice"
 
     pkid = models.BigAutoField(primary_key=True)

@@ -14,13 +14,13 @@ from typing import Any
 from bench.options import cqrs_python
 from bench.results import Contestant
 from bench.sites import BenchSite, Ground
-from tests.end_to_end.processes import Running, wait_until
+from tests.end_to_end.processes import ROOT, Running, wait_until
 
 _DIGEST = "SELECT (SELECT count(*) FROM polls_question), count(*), coalesce(sum(votes), 0) FROM polls_choice"
 
 #: Seconds. Looking costs a query over all rows.
 _LOOK_EVERY = 0.1
-_LONGEST = 7200.0
+_LONGEST = 1200.0
 
 
 def absent() -> str:
@@ -35,6 +35,15 @@ def absent() -> str:
     except OSError as error:
         return f"no RabbitMQ answers on loopback: {error}"
     return ""
+
+
+def versions() -> dict[str, str]:
+    """What the peer runs with."""
+    said = subprocess.run(
+        [cqrs_python(), "-m", "bench.cqrs.versions"], capture_output=True, check=True, cwd=ROOT
+    )
+    found: dict[str, str] = json.loads(said.stdout)
+    return found
 
 
 class CqrsSite(BenchSite):
@@ -127,6 +136,6 @@ def _catch_up(target: CqrsSite, aim: list[tuple[Any, ...]]) -> float:
     began = time.perf_counter()
     while target.digest() != aim:
         assert consumer.alive, consumer.log
-        assert time.perf_counter() - began < _LONGEST, "the replica does not get equal"
+        assert time.perf_counter() - began < _LONGEST, f"the replica does not get equal: {consumer.log}"
         time.sleep(_LOOK_EVERY)
     return time.perf_counter() - began

@@ -7,63 +7,82 @@ therefore harmless, and a crash at any moment leaves cursor and rows as they wer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter, lt
 from typing import Any
 
 import msgspec
 from django.db import IntegrityError, connections
 
-from mirror import capture, oplog
-from mirror.apply.ledger import Applied, Ledger, Standing
+from mirror import capture
+from mirror.apply.ledger import Applied, Entries, Ledger, Standing, text_of
+from mirror.apply.loading import Loader, Pause, Question
 from mirror.apply.plans import ModelPlan
-from mirror.apply.runs import Intake
+from mirror.apply.runs import Intake, Portion, Run
 from mirror.apply.writer import REFUSED, BatchWriter, applying, may_be_unchecked, parents_first
 from mirror.changes import mark_of
 from mirror.conf import conf
 from mirror.errors import (
     ConstraintFailed,
     Gap,
-    Malformed,
     ModelOwned,
     UnknownModel,
     WrongValue,
 )
 from mirror.models import ModelOwner
 from mirror.registry import MirroredModel, matches, mirrored_models
-from mirror.wire import Batch
+from mirror.wire import Batch, Chunk
 
-__all__ = ["Applied", "Applier"]
+__all__ = ["Applied", "Applier", "Pause", "Prepared", "Question"]
 
-#: Changes held and collapsed at a time, whatever the size of the transaction.
-_FLUSH = 5000
+#: Changes held and collapsed at a time, whatever the size of the transaction, and their bytes.
+_FLUSH = 30_000
+_FLUSH_BYTES = 16 * 1024 * 1024
+
+#: Changes that are copied into the oplog at a time.
+_COPY = 10_000
 
 #: SQLite's defaults, 2 MB of pages and a checkpoint every 4 MB, make a mirror that catches up read the same
 #: pages of its indexes again and again. The soft limit is for all connections of the process together.
 _PRAGMAS = ("cache_size = -32768", "wal_autocheckpoint = 8000", "soft_heap_limit = 134217728")
 
 
+_ts = attrgetter("ts")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch, decoded and put in the form of the oplog copy before its turn to be applied."""
+
+    portion: Portion
+    stream_id: int
+    entries: Entries
+
+
 @dataclass(slots=True)
 class _Held:
     """Changes that were received and are not written yet."""
 
-    next_position: int
     raws: list[msgspec.Raw] = field(default_factory=list)
     changes: list[Any] = field(default_factory=list)
-    ends: list[bool] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    size: int = 0
 
-    def add(self, batch: Batch, changes: Sequence[Any]) -> None:
-        ends = set(batch.ends)
-        self.raws += batch.changes
-        self.changes += changes
-        self.ends += [change.ts in ends for change in changes]
+    def add(self, portion: Portion) -> None:
+        self.raws += portion.batch.changes
+        self.changes += portion.changes
+        self.labels += portion.labels
+        self.keys += portion.keys
+        self.size += sum(memoryview(raw).nbytes for raw in portion.batch.changes)
 
     def take(self, count: int) -> _Held:
         """The first ones, which are gone from here then."""
-        taken = _Held(self.next_position, self.raws[:count], self.changes[:count], self.ends[:count])
-        self.next_position += count
-        del self.raws[:count], self.changes[:count], self.ends[:count]
+        taken = _Held(self.raws[:count], self.changes[:count], self.labels[:count], self.keys[:count])
+        del self.raws[:count], self.changes[:count], self.labels[:count], self.keys[:count]
+        self.size = 0
         return taken
 
 
@@ -87,18 +106,30 @@ class Applier:
         self.source_id = source_id
         self.using = using or conf().database
         self.connection = connections[self.using]
-        self._ledger = Ledger(self.connection, source_id, fence)
+        self._unchecked = may_be_unchecked(self.connection)
+        self._ledger = Ledger(self.connection, source_id, fence, unchecked=self._unchecked)
         self._plans: dict[str, ModelPlan] = {}
         self._intake = Intake(self._plan)
         self._owned: set[str] = set()
+        #: As the last transaction found it.
+        self._stream_id: int | None = None
         self._order = parents_first()
-        self._unchecked = may_be_unchecked(self.connection)
+        self.loader = Loader(self.connection, source_id, self._order)
         if self.connection.vendor == "sqlite":
             with self.connection.cursor() as cursor:
                 for pragma in _PRAGMAS:
                     cursor.execute(f"PRAGMA {pragma}")
 
-    def apply(self, batches: Iterable[Batch]) -> Applied:
+    def prepare(self, batch: Batch) -> Batch | Prepared:
+        """What can be done with a batch before its turn, on another thread while this one applies."""
+        portion = self._intake.portion_ahead(batch)
+        if portion is None or self._stream_id is None:
+            return batch
+        first = batch.position - len(portion.changes) + 1
+        entries = self._ledger.entries(self._stream_id, first, portion)
+        return Prepared(portion, self._stream_id, self._ledger.lines(entries))
+
+    def apply(self, batches: Iterable[Batch | Prepared]) -> Applied:
         """Commit batches that together end with a group; they may be asked for twice.
 
         Raises Superseded when the fence or the cursor is no longer ours, Gap or Malformed for changes
@@ -107,20 +138,66 @@ class Applier:
         """
         return self._transact(batches, explain=False)
 
-    def _transact(self, batches: Iterable[Batch], *, explain: bool) -> Applied:
-        writer = BatchWriter(self.connection, self._plan, self._order, unchecked=self._unchecked)
-        owned = self._owned.copy()
+    def question(self) -> Question | Pause | None:
+        """Which rows to ask the source for next; None when everything is loaded."""
+        if not self.loader.active:
+            return None
+        writer = self._writer()
+        with applying(self.connection, unchecked=self._unchecked, loading=True):
+            self._ledger.lock()
+            with capture.silenced(self.connection):
+                question = self.loader.question(writer)
+        return question
+
+    def load(self, question: Question, chunk: Chunk) -> None:
+        """Commit rows that were asked for. Raises what ``apply`` raises."""
+        writer = self._writer()
         try:
-            with applying(self.connection, unchecked=self._unchecked):
+            with applying(self.connection, unchecked=self._unchecked, loading=True):
                 standing = self._ledger.lock()
+                if standing.cursor != chunk.at:
+                    raise Gap(f"rows as of {chunk.at} came at {standing.cursor}")
+                run = self._run_of(chunk)
+                for label in run.listed:
+                    self._own(mirrored_models()[label])
                 with capture.silenced(self.connection):
-                    applied = self._write(standing, batches, writer)
-                self._ledger.move(standing, applied)
+                    self.loader.take(question, chunk, run, writer)
+                    self.loader.store()
+                writer.finish(explain=False)
+        except IntegrityError as error:
+            raise ConstraintFailed(f"the database refused rows of {chunk.model:.200}: {error}") from error
+        except REFUSED as error:
+            raise WrongValue(f"the database does not take this: {error}") from error
+
+    def _run_of(self, chunk: Chunk) -> Run:
+        rows = Batch(prev=0, last=chunk.at, position=0, head=0, head_position=0, ends=[], changes=chunk.rows)
+        portion = self._intake.portion(rows)
+        return self._intake.run(chunk.rows, portion.changes, portion.labels, portion.keys)
+
+    def _writer(self) -> BatchWriter:
+        # While rows are loaded, what they refer to may come later.
+        checks = self._unchecked and not self.loader.active
+        return BatchWriter(self.connection, self._plan, self._order, unchecked=checks)
+
+    def _transact(self, batches: Iterable[Batch | Prepared], *, explain: bool) -> Applied:
+        writer = self._writer()
+        owned = self._owned.copy()
+        loading = self.loader.active
+        try:
+            with applying(self.connection, unchecked=self._unchecked, loading=loading):
+                standing = self._ledger.lock()
+                self._stream_id = standing.stream_id
+                with capture.silenced(self.connection):
+                    applied, entries = self._write(standing, batches, writer)
+                    if loading:
+                        self.loader.store()
+                self._ledger.close(standing, applied, entries)
                 writer.finish(explain=explain)
         except IntegrityError as error:
             self._owned = owned
             if not explain:
                 # A deferred constraint speaks at commit and names nothing; a second try looks closer.
+                self.loader.refresh()
                 return self._transact(batches, explain=True)
             raise ConstraintFailed(f"the database refused the rows: {error}") from error
         except REFUSED as error:
@@ -131,61 +208,71 @@ class Applier:
             raise
         return applied
 
-    def _write(self, standing: Standing, batches: Iterable[Batch], writer: BatchWriter) -> Applied:
+    def _write(
+        self, standing: Standing, batches: Iterable[Batch | Prepared], writer: BatchWriter
+    ) -> tuple[Applied, Entries]:
+        """Where the mirror is then, and the last entries of the oplog copy."""
         progress = _Progress(cursor=standing.cursor, position=standing.position)
-        held = _Held(next_position=standing.position + 1)
+        held, entries = _Held(), list[Any]()
         for batch in batches:
-            held.add(batch, self._unpack(batch, progress))
-            while len(held.raws) >= _FLUSH:
-                progress.skipped += self._flush(standing.stream_id, held.take(_FLUSH), writer)
+            portion, more = self._follow(standing, progress, batch)
+            held.add(portion)
+            entries += more
+            while len(entries) >= _COPY:
+                self._ledger.copy(entries[:_COPY])
+                del entries[:_COPY]
+            while len(held.raws) >= _FLUSH or held.size >= _FLUSH_BYTES:
+                progress.skipped += self._flush(held.take(_FLUSH), writer)
         if progress.last is None or not progress.ends_group:
             raise Gap("the changes do not end with a group")
         if held.raws:
-            progress.skipped += self._flush(standing.stream_id, held, writer)
-        return Applied(
+            progress.skipped += self._flush(held, writer)
+        applied = Applied(
             cursor=progress.cursor,
             position=progress.position,
-            mark=mark_of(_text(progress.last)),
+            mark=mark_of(text_of(progress.last)),
             changes=progress.position - standing.position,
             skipped=progress.skipped,
             head=max(progress.head, standing.head),
             head_position=max(progress.head_position, standing.head_position),
         )
+        return applied, entries
 
-    def _unpack(self, batch: Batch, progress: _Progress) -> list[Any]:
+    def _follow(
+        self, standing: Standing, progress: _Progress, given: Batch | Prepared
+    ) -> tuple[Portion, Entries]:
         """The changes of a batch, decoded, if they follow what came before."""
+        batch = given.portion.batch if isinstance(given, Prepared) else given
         if batch.prev != progress.cursor:
             raise Gap(f"changes after {batch.prev} do not follow the cursor {progress.cursor}")
-        changes = self._intake.decode(batch.changes)
-        times = [batch.prev, *(change.ts for change in changes)]
-        for before, after in pairwise(times):
-            if after <= before:
-                raise Gap(f"the change at {after} does not follow {before}")
-        position = progress.position + len(changes)
+        portion = given.portion if isinstance(given, Prepared) else self._intake.portion(batch)
+        times = [batch.prev, *map(_ts, portion.changes)]
+        if not all(map(lt, times, times[1:])):
+            before, after = next(pair for pair in pairwise(times) if pair[0] >= pair[1])
+            raise Gap(f"the change at {after} does not follow {before}")
+        position = progress.position + len(portion.changes)
         if (times[-1], position) != (batch.last, batch.position) or not set(batch.ends) <= set(times[1:]):
             raise Gap(f"the batch after {batch.prev} is not what it says it is")
+        if isinstance(given, Prepared) and given.stream_id == standing.stream_id:
+            entries = given.entries
+        else:
+            entries = self._ledger.entries(standing.stream_id, progress.position + 1, portion)
         progress.cursor, progress.position = batch.last, batch.position
         progress.last, progress.ends_group = batch.changes[-1], batch.last in batch.ends
         progress.head, progress.head_position = batch.head, batch.head_position
-        return changes
+        return portion, entries
 
-    def _flush(self, stream_id: int, held: _Held, writer: BatchWriter) -> int:
-        """Write rows and copy; return how many changes were of models that are not listed here."""
-        run = self._intake.run(held.raws, held.changes)
+    def _flush(self, held: _Held, writer: BatchWriter) -> int:
+        """Write rows; return how many changes were of models that are not listed here."""
+        run = self._intake.run(held.raws, held.changes, held.labels, held.keys)
+        skipped = sum(label not in run.listed for label in run.labels)
+        if self.loader.active:
+            run = self.loader.sift(run, writer)
         for label in run.listed:
             self._own(mirrored_models()[label])
-        writer.write(run)
-        self._ledger.copy(
-            stream_id,
-            held.next_position,
-            times=[change.ts for change in held.changes],
-            ops=[str(change.op) for change in held.changes],
-            models=run.labels,
-            keys=[oplog.fit_key(key) for key in run.keys],
-            ends=held.ends,
-            bodies=list(map(_text, held.raws)),
-        )
-        return sum(label not in run.listed for label in run.labels)
+        if len(run):
+            writer.write(run)
+        return skipped
 
     def _plan(self, label: str) -> ModelPlan | None:
         """None for a model that is not listed here. Raises UnknownModel for one that is, but missing."""
@@ -210,10 +297,3 @@ class Applier:
                 "already; give it a UUIDModel key, or list it for one source only"
             )
         self._owned.add(mirrored.label)
-
-
-def _text(raw: msgspec.Raw) -> str:
-    try:
-        return str(raw, "utf-8")
-    except UnicodeError as error:
-        raise Malformed(f"not a change: {error}") from error

@@ -44,8 +44,12 @@ class Lane:
         self.fields = [*inside, pk] if keyed_by_pk else inside
         self.names = [field.name for field in self.fields]
         self._values = _getter([self._path(field) for field in self.fields])
-        self._key = attrgetter(*(self._path(field) for field in mirrored.key))
+        self._key: Any = attrgetter(*(self._path(field) for field in mirrored.key))
         self._compound = len(mirrored.key) > 1
+        #: What identifies a row; the same as of a plain Change.
+        self.key_text: Any = self._key_text
+        if not self._compound and self._wire(mirrored.key[0]) is str:
+            self.key_text = self._key
         self._parents = [
             (field.reference, attrgetter(self._path(field))) for field in self.fields if field.reference
         ]
@@ -56,8 +60,7 @@ class Lane:
     def _path(self, field: MirroredField) -> str:
         return f"fields.{self.shape.attributes[field.name]}" if field.name in self.shape.attributes else "pk"
 
-    def key_text(self, change: Any) -> str:
-        """What identifies a row; the same as of a plain Change."""
+    def _key_text(self, change: Any) -> str:
         key = self._key(change)
         return ",".join(map(str, key)) if self._compound else str(key)
 

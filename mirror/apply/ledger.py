@@ -9,15 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from operator import attrgetter
+from typing import Any
 
+import msgspec
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 from django.utils import timezone
 
 from mirror.apply import postgresql
-from mirror.errors import Superseded
+from mirror.apply.runs import Portion
+from mirror.errors import Malformed, Superseded
 from mirror.models import Oplog, Source, Stream
-from mirror.oplog import row_number
+from mirror.oplog import fit_key, row_numbers
+from mirror.trips import in_one_trip
+
+#: Rows of the oplog copy: values, or lines of a COPY.
+Entries = Sequence[Any]
+
+_ts, _op = attrgetter("ts"), attrgetter("op")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +57,11 @@ class Applied:
 
 
 class Ledger:
-    def __init__(self, connection: BaseDatabaseWrapper, source_id: int, fence: int) -> None:
+    """``unchecked``: on PostgreSQL, whether what is written may pass by the triggers of foreign keys."""
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, source_id: int, fence: int, *, unchecked: bool = False
+    ) -> None:
         self._connection = connection
         self._source_id = source_id
         self._fence = fence
@@ -59,6 +73,8 @@ class Ledger:
             # Like a subscription of PostgreSQL's own it does not wait for the disk: after a loss of power
             # rows and cursor are both as they were a moment before, and what is missing comes again.
             self._lock += f" RETURNING {standing}, set_config('synchronous_commit', 'off', true)"
+            if unchecked:
+                self._lock += f", {postgresql.REPLICATE}"
             self._read = None
         self._move_source = (
             f"UPDATE {source} SET {_assignments(connection, 'cursor', 'position', 'mark', 'head')}, "
@@ -93,79 +109,94 @@ class Ledger:
             head_position=head_position,
         )
 
-    def move(self, standing: Standing, applied: Applied) -> None:
-        """Compare and swap the cursor. Raises Superseded."""
+    def close(self, standing: Standing, applied: Applied, entries: Entries) -> None:
+        """Copy the last entries, and compare and swap the cursor. Raises Superseded."""
         heard_at = self._connection.ops.adapt_datetimefield_value(timezone.now())
+        few = len(entries) < postgresql.MANY and str not in set(map(type, entries))
+        if not few:
+            self.copy(entries)
         with self._connection.cursor() as cursor:
-            cursor.execute(
-                self._move_source,
-                [
-                    applied.cursor,
-                    applied.position,
-                    applied.mark,
-                    applied.head,
-                    applied.head_position,
-                    heard_at,
-                    applied.skipped,
-                    self._source_id,
-                    standing.cursor,
-                ],
-            )
+            with in_one_trip(self._connection):
+                if few:
+                    self.copy(entries)
+                cursor.execute(
+                    self._move_source,
+                    [
+                        applied.cursor,
+                        applied.position,
+                        applied.mark,
+                        applied.head,
+                        applied.head_position,
+                        heard_at,
+                        applied.skipped,
+                        self._source_id,
+                        standing.cursor,
+                    ],
+                )
+                with self._connection.cursor() as another:
+                    another.execute(self._move_stream, [applied.cursor, applied.position, standing.stream_id])
             if not cursor.rowcount:
                 raise Superseded("the cursor moved under this process")
-            cursor.execute(self._move_stream, [applied.cursor, applied.position, standing.stream_id])
 
-    def copy(
-        self,
-        stream_id: int,
-        position: int,
-        *,
-        times: Sequence[int],
-        ops: Sequence[str],
-        models: Sequence[str],
-        keys: Sequence[str],
-        ends: Sequence[bool],
-        bodies: Sequence[str],
-    ) -> None:
-        """Changes from this position on, a place for each in every sequence."""
-        count = len(times)
-        positions = range(position, position + count)
-        rows = list(map(row_number, models, keys))
-        with self._connection.cursor() as cursor:
-            if self._connection.vendor == "postgresql" and count >= postgresql.MANY:
-                text = postgresql.copy_text(
-                    [
-                        [str(stream_id)] * count,
-                        list(map(str, times)),
-                        list(map(str, positions)),
-                        ops,
-                        models,
-                        keys,
-                        list(map(str, rows)),
-                        ["t" if end else "f" for end in ends],
-                        bodies,
-                    ]
-                )
-                with cursor.copy(self._copy) as copy:
-                    copy.write(text)
-                return
-            cursor.executemany(
-                self._insert,
-                list(
-                    zip(
-                        repeat(stream_id, count),
-                        times,
-                        positions,
-                        ops,
-                        models,
-                        keys,
-                        rows,
-                        ends,
-                        bodies,
-                        strict=True,
-                    )
-                ),
+    def entries(self, stream_id: int, position: int, portion: Portion) -> Entries:
+        """What ``copy`` takes of changes from this position on. Asks the database nothing."""
+        batch, count = portion.batch, len(portion.changes)
+        ends = set(batch.ends)
+        times = list(map(_ts, portion.changes))
+        keys = list(map(fit_key, portion.keys))
+        return list(
+            zip(
+                repeat(stream_id, count),
+                times,
+                range(position, position + count),
+                map(str, map(_op, portion.changes)),
+                portion.labels,
+                keys,
+                row_numbers(portion.labels, keys),
+                map(ends.__contains__, times),
+                map(text_of, batch.changes),
+                strict=True,
             )
+        )
+
+    def lines(self, entries: Entries) -> Entries:
+        """The same in the form that many are copied in, if there is one."""
+        if self._connection.vendor != "postgresql":
+            return entries
+        stream, times, positions, ops, models, keys, rows, ends, bodies = zip(*entries, strict=True)
+        return postgresql.copy_lines(
+            [
+                list(map(str, stream)),
+                list(map(str, times)),
+                list(map(str, positions)),
+                ops,
+                models,
+                keys,
+                list(map(str, rows)),
+                ["t" if end else "f" for end in ends],
+                bodies,
+            ]
+        )
+
+    def copy(self, entries: Entries) -> None:
+        plain = [entry for entry in entries if type(entry) is tuple]
+        lines = [entry for entry in entries if type(entry) is str] if len(plain) < len(entries) else []
+        if self._connection.vendor == "postgresql" and len(plain) >= postgresql.MANY:
+            lines, plain = [*self.lines(plain), *lines], []
+        with self._connection.cursor() as cursor:
+            if lines:
+                with cursor.copy(self._copy) as copy:
+                    copy.write("\n".join(lines))
+            if plain:
+                cursor.executemany(self._insert, plain)
+
+
+def text_of(raw: msgspec.Raw) -> str:
+    """Raises Malformed."""
+    try:
+        return str(raw, "utf-8")
+    except UnicodeError as error:
+        raise Malformed(f"not a change: {error}") from error
 
 
 def _table(connection: BaseDatabaseWrapper, model: type[Model]) -> str:

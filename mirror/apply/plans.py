@@ -180,13 +180,19 @@ class ModelPlan:
     def parents(self, change: Change) -> Iterator[tuple[str, str]]:
         """The (label, UUID) of every row that this one refers to by a local key."""
         for field in self.references:
-            value = change.fields.get(field.name)
-            if value is not None and field.reference is not None and not is_missing(value):
-                yield field.reference.label, self._uuid(field.name, value)
+            if (parent := self.parent(field, change)) is not None:
+                yield parent
         for name in self.generic:
             uuid = row_uuid(change.fields.get(name))
             if uuid is not None:
                 yield self._reference(name, change).label, self._uuid(name, uuid)
+
+    def parent(self, field: MirroredField, change: Change) -> tuple[str, str] | None:
+        """The (label, UUID) of the row that a field refers to by a local key."""
+        value = change.fields.get(field.name)
+        if value is None or field.reference is None or is_missing(value):
+            return None
+        return field.reference.label, self._uuid(field.name, value)
 
     def _uuid(self, name: str, value: Any) -> str:
         if is_missing(value):
@@ -287,7 +293,7 @@ class ModelPlan:
         by_name = dict(zip(names, values, strict=False))
         identities = list(zip(*(by_name[name] for name in key), strict=True))
         changes = list(zip(*(by_name[name] for name in changed), strict=True)) or [()] * len(identities)
-        present = self._present(identities)
+        present = self.present(identities)
         updates, inserts = [], []
         for identity, change, row in zip(identities, changes, zip(*values, strict=True), strict=True):
             if comparable(identity) not in present:
@@ -301,7 +307,8 @@ class ModelPlan:
         if inserts:
             self._execute_rows(self._insert(columns), inserts)
 
-    def _present(self, identities: Sequence[Sequence[Any]]) -> set[tuple[str, ...]]:
+    def present(self, identities: Sequence[Sequence[Any]]) -> set[tuple[str, ...]]:
+        """Those of these keys that are here, as ``comparable`` makes them of what is read."""
         key = [self._quote(field.column) for field in self.mirrored.key]
         match = "(" + " AND ".join(f"{column} = %s" for column in key) + ")"
         present: set[tuple[str, ...]] = set()

@@ -48,10 +48,8 @@ def may_replicate(connection: BaseDatabaseWrapper, tables: Iterable[str]) -> boo
         return bool(cursor.fetchone()[0])
 
 
-def replicate(connection: BaseDatabaseWrapper) -> None:
-    """Until the end of the transaction."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL session_replication_role = replica")
+#: An expression that makes it so until the end of the transaction.
+REPLICATE = "set_config('session_replication_role', 'replica', true)"
 
 
 def missing(connection: BaseDatabaseWrapper, table: str, column: str, values: Sequence[Any]) -> list[Any]:
@@ -117,9 +115,9 @@ _ELEMENTS: tuple[tuple[frozenset[type], Callable[[Any], str]], ...] = (
 )
 
 
-def copy_text(columns: Iterable[Sequence[str]]) -> str:
+def copy_lines(columns: Iterable[Sequence[str]]) -> list[str]:
     """Columns of texts, none of them NULL, as COPY reads rows."""
-    return "\n".join(map("\t".join, zip(*map(_copied, columns), strict=True)))
+    return list(map("\t".join, zip(*map(_copied, columns), strict=True)))
 
 
 def _copied(values: Sequence[str]) -> Sequence[str]:

@@ -1,8 +1,9 @@
 """Writes a run of changes: collapsed to each row's last, parents before children, deletes first.
 
 If a unique value changed hands in a way that the collapsed order cannot follow, the run is written
-again one change at a time: in the source's own order every step satisfied the source's constraints. So is
-a run in which a row gets another UUID: what a UUID means depends on the place in that order.
+again in halves, and in the end one change at a time: in the source's own order every step satisfied the
+source's constraints. So is a run in which a row gets another UUID: what a UUID means depends on the place in
+that order.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from django.db import IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import DataError
 
+from mirror import capture, permits
 from mirror.apply import postgresql
 from mirror.apply.lanes import Unusual
 from mirror.apply.plans import ModelPlan, Pointer, comparable
@@ -30,6 +32,7 @@ from mirror.errors import ConstraintFailed, MissingParent, WrongValue
 from mirror.registry import (
     CONTENT_TYPE,
     GenericReference,
+    MirroredField,
     MirroredModel,
     Reference,
     mirrored_models,
@@ -46,6 +49,9 @@ REFUSED = (DataError, OverflowError, UnicodeError)
 
 _IN_CHUNK = 500
 
+#: A run of so few changes that did not go together is written one by one.
+_FEW = 500
+
 #: Local keys that are kept between two runs of a transaction: they can be looked up again.
 _KNOWN = 20_000
 
@@ -55,28 +61,34 @@ class _OrderMatters(Exception):
 
 
 @contextmanager
-def applying(connection: BaseDatabaseWrapper, *, unchecked: bool) -> Iterator[None]:
+def applying(connection: BaseDatabaseWrapper, *, unchecked: bool, loading: bool = False) -> Iterator[None]:
     """A transaction; if ``unchecked``, one in which the database checks no foreign key.
 
     The source has checked them at its commit. MySQL would check them row by row, which no order of the rows
-    may satisfy; PostgreSQL would take its time.
+    may satisfy; PostgreSQL would take its time, and is told with the lock of the ledger. ``loading``: what
+    rows refer to may come in another transaction.
     """
     with ExitStack() as stack:
+        stack.enter_context(permits.applying())
         if connection.vendor == "mysql":
             stack.enter_context(_strict(connection))
             if unchecked:
                 stack.enter_context(connection.constraint_checks_disabled())
+        if connection.vendor == "sqlite" and loading:
+            stack.enter_context(connection.constraint_checks_disabled())
         stack.enter_context(transaction.atomic(using=connection.alias))
-        if unchecked and connection.vendor == "postgresql":
-            postgresql.replicate(connection)
+        stack.enter_context(capture.writable(connection))
         yield
 
 
 @contextmanager
 def _strict(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """MySQL makes something else of a value that does not fit, unless it is told to refuse it."""
+    """MySQL makes something else of a value that does not fit, and of a key 0, unless it is told not to."""
     with connection.cursor() as cursor:
-        cursor.execute("SET @mirror_mode = @@sql_mode, sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')")
+        cursor.execute(
+            "SET @mirror_mode = @@sql_mode, "
+            "sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO')"
+        )
     try:
         yield
     finally:
@@ -124,9 +136,43 @@ class BatchWriter:
         #: What was written into foreign keys that nothing else will check.
         self._pointed: dict[Pointer, set[Any]] = defaultdict(set)
 
+    def plan(self, label: str) -> ModelPlan | None:
+        """None for a model that is not listed here."""
+        return self._plan(label)
+
+    def look_up(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Find out which of these (label, UUID) are here."""
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for label, uuid in rows:
+            wanted[label].append(uuid)
+        for label, uuids in wanted.items():
+            reference = self._require(label).by_uuid
+            assert reference is not None, label
+            self._look_up(reference, uuids)
+
+    def knows(self, row: tuple[str, str]) -> bool:
+        """Whether a (label, UUID) that was looked up is here."""
+        return row in self._known
+
+    def knows_parent(self, plan: ModelPlan, field: MirroredField, change: Change) -> bool:
+        """Whether the row that this field refers to was looked up and is here."""
+        parent = plan.parent(field, change)
+        return parent is None or self.knows(parent)
+
+    def identity(self, plan: ModelPlan, change: Change) -> list[Any] | None:
+        """The row's key as it is bound here; None where a row that is part of it is not here."""
+        self.look_up(plan.parents(change))
+        try:
+            return list(plan.values(change, self._known, key_only=True).values())
+        except KeyError:
+            return None
+
     def write(self, run: Run) -> None:
         if len(self._known) > _KNOWN:
             self._known = self._promised.copy()
+        if len(run) == 1:
+            self._write_all(run)
+            return
         groups = run.last_of_each_row()
         if not any(self._changes_uuids(label, rows) for label, rows in groups.items()):
             kept = (
@@ -143,8 +189,11 @@ class BatchWriter:
                 return
             except (IntegrityError, _OrderMatters, *REFUSED):
                 self._known, self._gone, self._promised, self._free, self._left, self._passed_over = kept
-        for change in run.plain():
-            self._write_one(change)
+        if len(run) > _FEW:
+            for half in run.halves():
+                self.write(half)
+            return
+        self._write_all(run)
 
     def _changes_uuids(self, label: str, rows: Rows) -> bool:
         """Whether two of these rows, or one of them and one that was deleted, had one key at the source."""
@@ -154,6 +203,10 @@ class BatchWriter:
             return True
         keys = [change.pk for change in (*rows.deletes, *rows.saves) if isinstance(change.pk, int)]
         return len(set(keys)) < len(keys) or any((label, key) in self._left for key in keys if self._left)
+
+    def _write_all(self, run: Run) -> None:
+        for change in run.plain():
+            self._write_one(change)
 
     def _write_one(self, change: Change) -> None:
         try:
@@ -413,14 +466,7 @@ class BatchWriter:
     # Local keys of other rows
 
     def _find(self, changes: Iterable[Change]) -> None:
-        wanted: dict[str, list[str]] = defaultdict(list)
-        for change in changes:
-            for label, uuid in self._require(change.model).parents(change):
-                wanted[label].append(uuid)
-        for label, uuids in wanted.items():
-            reference = self._require(label).by_uuid
-            assert reference is not None, label
-            self._look_up(reference, uuids)
+        self.look_up(parent for change in changes for parent in self._require(change.model).parents(change))
 
     def _look_up(self, reference: Reference, uuids: Iterable[str]) -> None:
         unknown = sorted({uuid for uuid in uuids if (reference.label, uuid) not in self._known})

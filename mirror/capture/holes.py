@@ -22,8 +22,9 @@ from django.utils import timezone
 
 from mirror.models import Hole
 from mirror.registry import mirrored_models
+from mirror.statements import bare_name, writes
 
-__all__ = ["KnownHole", "Watch", "known_holes", "report"]
+__all__ = ["KnownHole", "Watch", "known_holes", "report", "sample_of", "seen_holes", "text_of"]
 
 logger = logging.getLogger("mirror.capture")
 
@@ -36,7 +37,7 @@ _SAMPLE = 500
 class KnownHole:
     """Something that is not captured, or was not. Times and ``count`` are of what was seen."""
 
-    #: "statement" (raw SQL), "keys" (a row of an old migration that cannot be told), "cascade".
+    #: "statement" (raw SQL), "keys" (a row of an old migration), "cascade", "maintenance" (if read-only).
     kind: str
     model: str
     text: str
@@ -50,11 +51,13 @@ class KnownHole:
 _MENDS = {
     "statement": "Write through the ORM, or save the rows once more through it: save() of each tells them.",
     "keys": "Save the rows once more: save() of each tells them.",
+    "maintenance": "Make the rows the same as the source's again, and delete the entry of mirror_hole.",
 }
+_WORDS = {"maintenance": "written here in maintenance"}
 
 
 def known_holes(connection: BaseDatabaseWrapper) -> list[KnownHole]:
-    return [*_cascades(), *_seen(connection)]
+    return [*_cascades(), *seen_holes(connection)]
 
 
 def _cascades() -> Iterator[KnownHole]:
@@ -74,12 +77,13 @@ def _cascades() -> Iterator[KnownHole]:
             )
 
 
-def _seen(connection: BaseDatabaseWrapper) -> Iterator[KnownHole]:
+def seen_holes(connection: BaseDatabaseWrapper) -> Iterator[KnownHole]:
+    """Those that were noticed when they were made, whatever is captured now."""
     for hole in Hole.objects.using(connection.alias).order_by("-last_seen"):
         yield KnownHole(
             kind=hole.kind,
             model=hole.model,
-            text=f"{hole.model}: written past the capture, for instance by {hole.sample}",
+            text=f"{hole.model}: {_how(hole.kind)}, for instance by {hole.sample}",
             mend=_MENDS.get(hole.kind, ""),
             count=hole.count,
             first_seen=hole.first_seen,
@@ -87,25 +91,13 @@ def _seen(connection: BaseDatabaseWrapper) -> Iterator[KnownHole]:
         )
 
 
+def _how(kind: str) -> str:
+    return _WORDS.get(kind, "written past the capture")
+
+
 # Noticing
 
 
-_COMMENT = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
-_WRITES = re.compile(
-    rf"{_COMMENT}(?:INSERT|UPDATE|DELETE|REPLACE|MERGE|TRUNCATE|COPY|LOAD|WITH)\b", re.IGNORECASE | re.DOTALL
-)
-_NAME = r'(?:"(?:[^"]|"")+"|`(?:[^`]|``)+`|\[[^\]]+\]|[\w$]+)'
-_PATH = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
-_TARGET = re.compile(
-    rf"""\b(?:
-        (?:INSERT|REPLACE)\s+(?:OR\s+\w+\s+|LOW_PRIORITY\s+|DELAYED\s+|HIGH_PRIORITY\s+|IGNORE\s+)*
-          (?:INTO\s+(?:TABLE\s+)?)?
-        | UPDATE\s+(?:OR\s+\w+\s+|ONLY\s+|LOW_PRIORITY\s+|IGNORE\s+)*
-        | DELETE\s+(?:LOW_PRIORITY\s+|QUICK\s+|IGNORE\s+)*(?:{_PATH}\s+)?FROM\s+(?:ONLY\s+)?
-        | MERGE\s+INTO\s+ | TRUNCATE\s+(?:TABLE\s+)?(?:ONLY\s+)? | COPY\s+ | INTO\s+TABLE\s+
-    )(?P<tables>{_PATH}(?:\s*,\s*{_PATH})*)""",
-    re.IGNORECASE | re.VERBOSE,
-)
 _LITERAL = re.compile(r"'(?:[^'\\]|''|\\.)*'|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w\"`$.])\d+(?:\.\d+)?")
 
@@ -122,20 +114,17 @@ class Watch:
     ) -> Any:
         result = execute(sql, params, many, context)
         if not self._covered():
-            text = sql if isinstance(sql, str) else _text(sql, self.connection)
-            if _WRITES.match(text):
-                self._look(text)
+            self._look(text_of(sql, self.connection))
         return result
 
     def _look(self, sql: str) -> None:
-        sql = _LITERAL.sub("?", sql)
-        targets = {_bare(name) for found in _TARGET.finditer(sql) for name in _names(found["tables"])}
-        for mirrored in mirrored_models().values():
-            if _bare(mirrored.table) in targets:
-                report(self.connection, mirrored.label, "statement", " ".join(_NUMBER.sub("?", sql).split()))
+        tables = {write.table for write in writes(sql, self.connection.vendor) if not write.defines}
+        for mirrored in mirrored_models().values() if tables else ():
+            if bare_name(mirrored.table) in tables:
+                report(self.connection, mirrored.label, "statement", sample_of(sql))
 
 
-def _text(sql: Any, connection: BaseDatabaseWrapper) -> str:
+def text_of(sql: Any, connection: BaseDatabaseWrapper) -> str:
     """Drivers also take bytes, and objects of their own."""
     if isinstance(sql, bytes):
         return sql.decode(errors="replace")
@@ -143,14 +132,9 @@ def _text(sql: Any, connection: BaseDatabaseWrapper) -> str:
     return str(as_string(connection.connection) if as_string else sql)
 
 
-def _names(tables: str) -> list[str]:
-    return re.findall(_PATH, tables)
-
-
-def _bare(path: str) -> str:
-    """A table's name without its schema and its quotes."""
-    names = re.findall(_NAME, path)
-    return str(names[-1]).strip('"`[]').lower() if names else path.lower()
+def sample_of(sql: str) -> str:
+    """A statement without its values."""
+    return " ".join(_NUMBER.sub("?", _LITERAL.sub("?", sql)).split())
 
 
 # Keeping
@@ -193,7 +177,7 @@ def _count(
             return
         count, tally.count, tally.kept_at = tally.count, 0, now
     if first:
-        logger.warning("%s was written past the capture (%s): %s", model, kind, sample)
+        logger.warning("%s was %s (%s): %s", model, _how(kind), kind, sample)
     try:
         _keep(alias, model, kind, sample, count)
     except DatabaseError as error:

@@ -9,7 +9,7 @@ that knows only the names of the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,15 +17,16 @@ import msgspec
 from django.apps.registry import Apps
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Model
 
-from mirror.capture import told
+from mirror.capture import told, untold
 from mirror.capture.course import Course, read_plan
 from mirror.capture.ddl import Ddl, read
 from mirror.capture.recorder import Recorder
-from mirror.capture.triggers import captured, record_all, remove, sync
+from mirror.capture.triggers import align, captured, captured_tables, record_all, refuses, remove, sync
 from mirror.capture.writers import WRITERS
 from mirror.conf import conf
-from mirror.models import Outbox
+from mirror.models import Outbox, Untold
 from mirror.registry import MirroredField, MirroredModel, described, mirrored_models
 
 _PAGE = 1000
@@ -46,6 +47,8 @@ class MigrationGuard:
         self._past = {mirrored.table: mirrored for mirrored in past}
         self._course = course or Course()
         self._made_up = set(self._course.made_up)
+        #: Tables, in lower case, that are captured, also while a statement has taken their triggers away.
+        self._begun = captured_tables(connection)
         #: While a column has no name that a trigger could say: the number of the newest change before.
         self._unseen_since: int | None = None
 
@@ -60,12 +63,12 @@ class MigrationGuard:
             result = execute(sql, params, many, context)
         except Exception:
             if not self.connection.features.can_rollback_ddl:
-                sync(self.connection, self._past)
+                self._align()
             raise
         self._follow(ddl)
         only = self._concerned(ddl)
         if only is None or only:
-            sync(self.connection, self._past, only=only)
+            self._align(only=only)
             self._make_up_for_what_was_unseen(ddl)
             self._relabel()
             self._record_what_was_made_up(only)
@@ -75,6 +78,9 @@ class MigrationGuard:
         """After the last migration: what no statement told of."""
         self._relabel()
         models = mirrored_models()
+        for old, _new in self._course.renamed_models:
+            if old not in models:
+                self._rename_mark(old, self._course.label_at_the_end(old))
         for label, column in self._made_up:
             mirrored = models.get(self._course.label_at_the_end(label))
             if mirrored and (column is None or column in {field.column for field in mirrored.fields}):
@@ -92,7 +98,7 @@ class MigrationGuard:
             return ()
         models = [*mirrored_models().values(), *self._past.values()]
         named = None if ddl.tables is None else {name.lower() for name in ddl.tables}
-        if named is None or Outbox._meta.db_table in named:
+        if named is None or named & {Outbox._meta.db_table, Untold._meta.db_table}:
             return None
         return {
             mirrored.table.lower()
@@ -102,6 +108,12 @@ class MigrationGuard:
             or any(field.reference and field.reference.table.lower() in named for field in mirrored.fields)
         }
 
+    def _align(
+        self, hidden: Container[tuple[str, str]] = frozenset(), only: Container[str] | None = None
+    ) -> None:
+        done = align(self.connection, self._past, hidden, only, self._begun)
+        self._begun |= {one.table.lower() for one in done.begins}
+
     def _clear_the_way(self, ddl: Ddl) -> None:
         if Outbox._meta.db_table in ddl.dropped_tables:
             # A trigger that has nowhere to write to would refuse every write of the application.
@@ -109,7 +121,7 @@ class MigrationGuard:
         elif ddl.gone_columns and not self._undisturbed():
             if ddl.renamed_columns and not self.connection.features.can_rollback_ddl:
                 self._unseen_since = self._number()
-            sync(self.connection, self._past, hidden=ddl.gone_columns)
+            self._align(hidden=ddl.gone_columns)
 
     def _undisturbed(self) -> bool:
         """Whether triggers may name what is not there while nobody else can write."""
@@ -129,6 +141,14 @@ class MigrationGuard:
                 new if name == old else name: _with_table(mirrored, old, new)
                 for name, mirrored in self._past.items()
             }
+            self._follow_table(old.lower(), new.lower())
+
+    def _follow_table(self, old: str, new: str) -> None:
+        if old in self._begun:
+            self._begun = self._begun - {old} | {new}
+        elif old != f"new__{new}":
+            # Not as Django makes a table anew on SQLite: it is another one, of which nothing is known.
+            self._begun -= {new}
 
     def _labels(self, table: str) -> set[str]:
         models = [*mirrored_models().values(), *self._past.values()]
@@ -154,10 +174,18 @@ class MigrationGuard:
                 continue
             entries = Outbox.objects.using(self.connection.alias).filter(model=mirrored.label)
             entries.update(model=label)
+            self._rename_mark(mirrored.label, label)
             self._past[table] = replace(mirrored, label=label)
 
+    def _rename_mark(self, old: str, new: str) -> None:
+        if self._has(Untold):
+            untold.rename(self.connection.alias, old, new)
+
     def _has_outbox(self) -> bool:
-        return bool(WRITERS[self.connection.vendor].tables(self.connection, [Outbox._meta.db_table]))
+        return self._has(Outbox)
+
+    def _has(self, model: type[Model]) -> bool:
+        return bool(WRITERS[self.connection.vendor].tables(self.connection, [model._meta.db_table]))
 
     # Values
 
@@ -204,6 +232,9 @@ def before_migrate(
     course = read_plan(plan, models, copies=connection.vendor == "sqlite")
     if conf().capture is None:
         course = replace(course, made_up=frozenset())
+    if plan and refuses():
+        # A trigger must not name what a migration takes away.
+        sync(connection, models)
     connection.execute_wrappers.append(
         MigrationGuard(connection, course.without_excluded(models.values()), course)
     )

@@ -29,16 +29,19 @@ from django.db.utils import OperationalError
 from mirror.capture.mysql_triggers import (
     APPLYING,
     COLLATION,
+    MAY_WRITE,
     NOT_NULL,
     PREFIX,
     SQL_MODE,
     TEXTS,
     kind_of,
+    refusals,
+    rows,
     script,
     scripts,
     whole_table,
 )
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel, root_of
 
@@ -117,6 +120,23 @@ class Mysql:
             return {}
         return scripts(mirrored, tables, _isolation(connection))
 
+    def refusals(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> dict[str, str]:
+        # Only in the database that is Django's own: elsewhere ``installed`` tells ours by their outbox.
+        own = f"`{_own_schema(connection)[0]}`"
+        return refusals(mirrored, tables) if tables[mirrored.table].schema == own else {}
+
+    @contextmanager
+    def writable(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET {MAY_WRITE} = COALESCE({MAY_WRITE}, 0) + 1")
+        try:
+            yield
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET {MAY_WRITE} = NULLIF({MAY_WRITE} - 1, 0)")
+
     def installed(self, connection: BaseDatabaseWrapper) -> dict[str, tuple[str, str]]:
         """A trigger that was made under another SQL mode has another SQL than any that is wanted."""
         own, folded = _own_schema(connection)
@@ -146,6 +166,11 @@ class Mysql:
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
     ) -> str:
         return whole_table(mirrored, tables, _isolation(connection))
+
+    def selection(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> Selection:
+        return rows(mirrored, tables)
 
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel

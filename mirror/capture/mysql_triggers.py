@@ -25,13 +25,14 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table, refusal
 from mirror.changes import Op
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel
 
 PREFIX = "livemirror_"
 _NAME_LENGTH = 64
+_MESSAGE_LENGTH = 128
 
 #: What a trigger is made with: an error instead of a shortened value, and literals as in standard SQL.
 SQL_MODE = "STRICT_ALL_TABLES,NO_BACKSLASH_ESCAPES"
@@ -40,6 +41,9 @@ COLLATION = "utf8mb4_bin"
 #: While it is set, what is captured bears its number, so that it can be taken away again before the commit.
 #: To ask here whether somebody applies, in the outbox for instance, would cost every write a tenth.
 APPLYING = "@livemirror_applying"
+
+#: While it is set, this session writes to tables that are read-only.
+MAY_WRITE = "@livemirror_may_write"
 
 _NUMBERS = frozenset({"tinyint", "smallint", "mediumint", "int", "bigint", "year"})
 TEXTS = frozenset({"char", "varchar", "tinytext", "text", "mediumtext", "longtext", "json", "enum", "set"})
@@ -115,6 +119,26 @@ def scripts(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str
     return made
 
 
+def refusals(mirrored: MirroredModel, tables: Mapping[str, Table]) -> dict[str, str]:
+    """Name and SQL of each trigger that refuses what is written to a table that is read-only."""
+    table = tables[mirrored.table]
+    changed = " OR ".join(
+        _differs(field.column, table.columns[field.column])
+        for field in mirrored.fields
+        if field.column in table.columns
+    )
+    made = {}
+    for event, condition in {"insert": "TRUE", "update": changed, "delete": "TRUE"}.items():
+        message = _literal(refusal(mirrored.table.replace("`", ""))[:_MESSAGE_LENGTH])
+        body = (
+            f"BEGIN IF {MAY_WRITE} IS NULL AND ({condition}) THEN "
+            f"SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = {message}; END IF; END"
+        )
+        name = _name(mirrored.table, event, body)
+        made[name] = script(table.schema, name, event, table.name, body)
+    return made
+
+
 def whole_table(mirrored: MirroredModel, tables: Mapping[str, Table], isolation: str) -> str:
     """The SQL that records every row as saved. Its locks hold up whoever is writing to one of them."""
     table, outbox = tables[mirrored.table], tables[Outbox._meta.db_table]
@@ -126,11 +150,17 @@ def whole_table(mirrored: MirroredModel, tables: Mapping[str, Table], isolation:
     )
 
 
+def rows(mirrored: MirroredModel, tables: Mapping[str, Table]) -> Selection:
+    table, payload = tables[mirrored.table].name, _payload(mirrored, tables, "`NEW`", None)
+    return Selection(table=table, sql=f"SELECT {payload} FROM {table} AS `NEW`", row="`NEW`")
+
+
 def script(schema: str, name: str, event: str, table: str, body: str) -> str:
     return f"CREATE TRIGGER {schema}.{_quoted(name)} AFTER {event.upper()} ON {table} FOR EACH ROW {body}"
 
 
-def _payload(mirrored: MirroredModel, tables: Mapping[str, Table], row: str, isolation: str) -> str:
+def _payload(mirrored: MirroredModel, tables: Mapping[str, Table], row: str, isolation: str | None) -> str:
+    """``isolation`` is None where nothing is locked, whatever the isolation level."""
     columns = tables[mirrored.table].columns
     pieces: list[str | _Sql] = []
     for field in mirrored.fields:
@@ -153,7 +183,7 @@ class _Sql(str):
 
 
 def _values(
-    field: MirroredField, column_type: str, row: str, tables: Mapping[str, Table], isolation: str
+    field: MirroredField, column_type: str, row: str, tables: Mapping[str, Table], isolation: str | None
 ) -> Iterator[tuple[str, list[str | _Sql]]]:
     column = f"{row}.{_quoted(field.column)}"
     yield field.column, _json(column, column_type)
@@ -163,10 +193,9 @@ def _values(
             f"(SELECT {_in_quotes(f'p.{_quoted(reference.uuid_column)}')} "
             f"FROM {tables[reference.table].name} p WHERE p.{_quoted(reference.pk_column)} = {column})"
         )
-        yield (
-            f"{field.column}>",
-            [_Sql(f"COALESCE(IF({isolation} LIKE 'READ-%', {uuid}, NULL), 'null')")],
-        )
+        if isolation is not None:
+            uuid = f"IF({isolation} LIKE 'READ-%', {uuid}, NULL)"
+        yield f"{field.column}>", [_Sql(f"COALESCE({uuid}, 'null')")]
 
 
 def _json(column: str, column_type: str) -> list[str | _Sql]:

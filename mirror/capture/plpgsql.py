@@ -17,7 +17,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table, refusal
 from mirror.changes import Op
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel
@@ -41,6 +41,9 @@ _NOW = "date_part('epoch', clock_timestamp()) * 1000000"
 APPLYING = "livemirror.applying"
 _NESTED = "livemirror.nested"
 
+#: Has the name of the transaction that may write to tables that are read-only.
+MAY_WRITE = "livemirror.may_write"
+
 #: Settings of the session that would change what is written, where there is a column of the type. All of
 #: them for every table doubled what the call of the function costs.
 _FLOATS = {"extra_float_digits": "1"}
@@ -60,6 +63,8 @@ _EVERY_SETTING = {
     "bytea_output": "hex",
     **_FLOATS,
 }
+_SEARCH_PATH = {"search_path": "pg_catalog, pg_temp"}
+REFUSING_SETTINGS = {**_FLOATS, **_SEARCH_PATH}
 
 #: Name, type as the catalog has it, and definition of each trigger.
 TRIGGERS = (
@@ -140,9 +145,33 @@ END
 """
 
 
+def refusing_body(quote: Callable[[str], str], mirrored: MirroredModel, tables: Mapping[str, Table]) -> str:
+    """The function of the triggers that refuse what is written to a table that is read-only."""
+    present = tables[mirrored.table].columns
+    columns = [quote(field.column) for field in mirrored.fields if field.column in present]
+    # As text: JSON has no equality.
+    before, after = (f"ROW({', '.join(f'{rows}.{name}' for name in columns)})::text" for rows in ("o", "n"))
+    return f"""
+BEGIN
+    IF current_setting('{MAY_WRITE}', true) = pg_current_xact_id()::text THEN
+        RETURN NULL;
+    ELSIF TG_OP = 'INSERT' THEN
+        IF NOT EXISTS (SELECT FROM new_rows) THEN RETURN NULL; END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        IF NOT EXISTS (SELECT FROM old_rows) THEN RETURN NULL; END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        IF NOT EXISTS (SELECT {before} FROM old_rows o EXCEPT SELECT {after} FROM new_rows n) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    RAISE read_only_sql_transaction USING MESSAGE = {_literal(refusal(mirrored.table))};
+END
+"""
+
+
 def function_settings(mirrored: MirroredModel, tables: Mapping[str, Table]) -> dict[str, str]:
     table = tables[mirrored.table]
-    settings = {"search_path": "pg_catalog, pg_temp"}
+    settings = dict(_SEARCH_PATH)
     if table.cascaded or any(field.reference for field in mirrored.fields):
         # A plan that was made, and kept, while a table was small is still right when it is large.
         settings["enable_seqscan"] = "off"
@@ -184,6 +213,21 @@ def whole_table(quote: Callable[[str], str], mirrored: MirroredModel, tables: Ma
     return (
         f"CREATE FUNCTION {function} RETURNS void LANGUAGE plpgsql {_set(formats)} AS {_literal(body)};\n"
         f"SELECT {function};\nDROP FUNCTION {function}"
+    )
+
+
+def rows(quote: Callable[[str], str], mirrored: MirroredModel, tables: Mapping[str, Table]) -> Selection:
+    """Within a transaction: the settings are those of the triggers, and only for the query."""
+    # Until PostgreSQL has looked what a table holds, it would read and sort all of it for every page.
+    settings = dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off")
+    settings |= function_settings(mirrored, tables)
+    table = tables[mirrored.table].name
+    return Selection(
+        table=table,
+        sql=f"SELECT {_payload(quote, mirrored, tables)} FROM {table} n",
+        row="n",
+        before=("SAVEPOINT livemirror", *(f"SET LOCAL {name} TO {to}" for name, to in settings.items())),
+        after=("ROLLBACK TO SAVEPOINT livemirror",),
     )
 
 

@@ -19,15 +19,19 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mirror.capture.plpgsql import (
     APPLYING,
+    MAY_WRITE,
+    REFUSING_SETTINGS,
     TRIGGERS,
     escaped,
     function_body,
     function_settings,
+    refusing_body,
+    rows,
     script,
     short_name,
     whole_table,
 )
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table
 from mirror.models import Outbox
 from mirror.registry import MirroredModel
 
@@ -105,6 +109,25 @@ class Postgresql:
         settings = function_settings(mirrored, tables)
         return {name: script(f"{outbox.schema}.{quote(name)}", table.name, settings, body)}
 
+    def refusals(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> dict[str, str]:
+        quote, outbox = connection.ops.quote_name, tables[Outbox._meta.db_table]
+        name = short_name(f"{self.PREFIX}refuse_", mirrored.table)
+        function, body = f"{outbox.schema}.{quote(name)}", refusing_body(quote, mirrored, tables)
+        return {name: script(function, tables[mirrored.table].name, REFUSING_SETTINGS, body)}
+
+    @contextmanager
+    def writable(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        with transaction.atomic(using=connection.alias, savepoint=False):
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config(%s, pg_current_xact_id()::text, true)", [MAY_WRITE])
+            yield
+            # After an error the rollback takes it back.
+            if connection.connection.info.transaction_status.name == "INTRANS":
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT set_config(%s, '', true)", [MAY_WRITE])
+
     def installed(self, connection: BaseDatabaseWrapper) -> dict[str, tuple[str, str]]:
         """A function whose triggers are not all in force has another SQL than any that is wanted."""
         triggers = [
@@ -129,6 +152,11 @@ class Postgresql:
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
     ) -> str:
         return whole_table(connection.ops.quote_name, mirrored, tables)
+
+    def selection(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> Selection:
+        return rows(connection.ops.quote_name, mirrored, tables)
 
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel

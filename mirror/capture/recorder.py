@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F, Field, Func, Model, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
-from mirror.capture import postgresql, told
+from mirror.capture import parents, postgresql, told
 from mirror.changes import Op
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel, Reference, reference_to_rows, root_of
@@ -78,15 +78,7 @@ class Recorder:
 
     def _find(self, reference: Reference, pk: Any) -> Any:
         """The UUID of a row that a GenericForeignKey refers to, or of one that was not there just before."""
-        quote = self.connection.ops.quote_name
-        with self.connection.cursor() as cursor:
-            cursor.execute(
-                f"SELECT {quote(reference.uuid_column)} FROM {quote(reference.table)} "
-                f"WHERE {quote(reference.pk_column)} = %s",
-                [pk],
-            )
-            found = cursor.fetchone()
-        return found[0] if found else None
+        return parents.uuid_of(self.connection, reference, pk)
 
     def read(self, keys: Iterable[Key], *, lock: bool = False) -> Iterator[Image]:
         """Those of the rows that exist, in the order of the keys. ``lock`` where they may be another's."""

@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Max
 
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table, refusal
 from mirror.changes import Op
 from mirror.models import Outbox
 from mirror.registry import MirroredField, MirroredModel
@@ -37,6 +37,17 @@ _COLUMNS = """
     FROM sqlite_master AS tables JOIN pragma_table_xinfo(tables.name) AS columns
     WHERE tables.type = 'table' AND tables.sql NOT LIKE %s
 """
+
+
+#: A function that connections have which may write; to all others the name says what is wrong.
+_REFUSES = "this table is mirrored and read-only here: write at the source (docs/readonly.md)"
+
+
+class _Writable:
+    """Of one connection of Django's: how many of our blocks are open, on which connection of the driver's."""
+
+    depth = 0
+    database: Any = None
 
 
 class Sqlite:
@@ -94,6 +105,35 @@ class Sqlite:
             for event, body in bodies.items()
         }
 
+    def refusals(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> dict[str, str]:
+        quote = connection.ops.quote_name
+        present = tables[mirrored.table].columns
+        columns = ", ".join(quote(field.column) for field in mirrored.fields if field.column in present)
+        events = {"insert": "INSERT", "update": f"UPDATE OF {columns}", "delete": "DELETE"}
+        return {
+            (name := f"{self.PREFIX}refuse_{mirrored.table}_{key}"): (
+                f"CREATE TRIGGER {quote(name)} BEFORE {event} ON {quote(mirrored.table)} "
+                f"WHEN {quote(_REFUSES)}() "
+                f"BEGIN SELECT RAISE(ABORT, {_literal(refusal(mirrored.table))}); END"
+            )
+            for key, event in events.items()
+        }
+
+    @contextmanager
+    def writable(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        connection.ensure_connection()
+        state = vars(connection).setdefault("_livemirror_writable", _Writable())
+        if state.database is not connection.connection:
+            state.database = connection.connection
+            connection.connection.create_function(_REFUSES, 0, lambda: not state.depth)
+        state.depth += 1
+        try:
+            yield
+        finally:
+            state.depth -= 1
+
     def installed(self, connection: BaseDatabaseWrapper) -> dict[str, tuple[str, str]]:
         with connection.cursor() as cursor:
             cursor.execute(
@@ -112,6 +152,15 @@ class Sqlite:
         columns = tables[mirrored.table].columns
         payload = _payload(quote, list(mirrored.fields), columns, "NEW", tables)
         return f"{_insert(quote, Op.SAVE, mirrored.label, payload)} FROM {quote(mirrored.table)} AS NEW"
+
+    def selection(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> Selection:
+        quote = connection.ops.quote_name
+        columns = tables[mirrored.table].columns
+        payload = _payload(quote, list(mirrored.fields), columns, "this", tables)
+        table = quote(mirrored.table)
+        return Selection(table=table, sql=f"SELECT {payload} FROM {table} AS this", row="this")
 
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mirror.capture import mysql, postgresql, sqlite
-from mirror.capture.tables import Table
+from mirror.capture.tables import Selection, Table
 from mirror.registry import MirroredModel
 
 
@@ -42,10 +42,26 @@ class Writer(Protocol):
     ) -> str:
         """The SQL that puts every row of a table into the outbox as a SAVE while nobody else can write."""
 
+    def selection(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> Selection:
+        """How to read rows of a table in the form in which triggers write them to the outbox."""
+
     def decoders(
         self, connection: BaseDatabaseWrapper, mirrored: MirroredModel
     ) -> Mapping[str, Callable[[Any], Any]]:
         """By column: from a value of the payload to what the driver would have returned."""
+
+    def refusals(
+        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, tables: Mapping[str, Table]
+    ) -> dict[str, str]:
+        """Name and SQL of each trigger that refuses writes to a table, unless they are ``writable``.
+
+        What sets only columns that are not mirrored passes.
+        """
+
+    def writable(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+        """Let what this connection writes within pass by the refusals."""
 
     def silenced(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
         """Within the current transaction, which has written already: let nothing be captured."""

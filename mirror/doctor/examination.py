@@ -63,6 +63,7 @@ def examine(facts: Facts) -> list[Finding]:
         _unseen,
         _outbox,
         _oplog,
+        _untold,
         _holes,
     )
     found = [finding for examination in examinations for finding in examination(facts)]
@@ -116,7 +117,10 @@ def _missing_triggers(facts: Facts) -> Iterator[Finding]:
         # A new version has a new name where the old one stands beside it until it goes.
         if table not in _surplus(facts).values():
             yield _error(
-                "trigger-missing", f"The table {table} lacks {_named(names)}: changes are lost.", _MIGRATE
+                "trigger-missing",
+                f"The table {table} lacks {_named(names)}: "
+                f"{'changes are lost' if facts.capture else 'others than Django may write to it'}.",
+                _MIGRATE,
             )
 
 
@@ -282,9 +286,19 @@ def _oplog(facts: Facts) -> Iterator[Finding]:
     elif stream.anchor and facts.now - to_datetime(stream.oldest) < _SHORT:
         yield _note(
             "oplog-short",
-            f"The oplog begins at {_when(to_datetime(stream.oldest))}: a mirror that was away for longer is "
-            "refused.",
-            "Keep more: manage.py pruneoplog --keep-days N.",
+            f"The oplog begins at {_when(to_datetime(stream.oldest))}: a mirror that was away for longer "
+            "has to load all rows anew.",
+            "Keep more: MIRROR['KEEP_DAYS'], and OPLOG_BYTES if that is its limit.",
+        )
+
+
+def _untold(facts: Facts) -> Iterator[Finding]:
+    if facts.untold:
+        yield _note(
+            "untold",
+            f"Rows of {_few(facts.untold)} were there before their capture began: the oplog does not tell of "
+            "them, and nobody can follow it from its start.",
+            "A new mirror loads the rows first; mirrorsource add --from now begins without them.",
         )
 
 

@@ -14,14 +14,15 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import Count, Min
 from django.db.utils import Error
 
-from mirror.capture.holes import KnownHole, known_holes
-from mirror.capture.triggers import captured
+from mirror.capture.holes import KnownHole, known_holes, seen_holes
+from mirror.capture.triggers import captured, refusals
 from mirror.capture.writers import WRITERS
 from mirror.checks import TAG, same_database
 from mirror.conf import conf
 from mirror.doctor.catalog import Catalog, read_catalog
 from mirror.errors import ConfigurationError
 from mirror.models import Oplog, Outbox, Stream
+from mirror.oplog import untold
 from mirror.registry import MirroredModel, mirrored_models
 
 #: Table, and SQL, by the name of the trigger.
@@ -73,6 +74,8 @@ class Facts:
     #: Epoch microseconds.
     waiting_since: int | None = None
     holes: tuple[KnownHole, ...] = ()
+    #: Labels of models of which rows were there before their capture began.
+    untold: tuple[str, ...] = ()
 
     @property
     def prepared(self) -> bool:
@@ -107,14 +110,16 @@ def gather(now: datetime) -> Facts:
 
 def _with_tables(facts: Facts, connection: BaseDatabaseWrapper) -> Facts:
     facts = replace(facts, wanted=_wanted(connection), elsewhere=_elsewhere(connection, facts.installed))
+    maintained = tuple(hole for hole in seen_holes(connection) if hole.kind == "maintenance")
     if facts.capture is None:
-        return facts
+        return replace(facts, holes=maintained)
     models = mirrored_models().values()
     return replace(
         facts,
         missing=tuple(_missing(connection, models)),
         catalog=read_catalog(connection, models),
-        holes=tuple(known_holes(connection)) if facts.capture == "signals" else (),
+        holes=tuple(known_holes(connection)) if facts.capture == "signals" else maintained,
+        untold=tuple(untold(facts.alias)),
     )
 
 
@@ -147,7 +152,12 @@ def _wanted(connection: BaseDatabaseWrapper) -> Triggers:
     if writer is None:
         return {}
     models, tables = captured(connection, {})
-    return {
+    refused = {
+        name: (table, sql)
+        for table, triggers in refusals(connection).items()
+        for name, sql in triggers.items()
+    }
+    return refused | {
         name: (table, sql)
         for table, mirrored in models.items()
         for name, sql in writer.triggers(connection, mirrored, tables).items()

@@ -11,15 +11,19 @@ from rich.text import Text
 
 from mirror.changes import to_datetime
 from mirror.management.table import one_line, plain_table, when
-from mirror.models import SourceState
-from mirror.status import SourceStatus, Status, StreamStatus
+from mirror.models import SourceState, Stream
+from mirror.pruning import Plan
+from mirror.retention import Reader
+from mirror.status import MirrorState, MirrorStatus, SourceStatus, Status, StreamStatus
 
 _NOTHING = (
     "Nothing is recorded here yet, and no source is mirrored. A source records after "
     "`manage.py migrate`; a centre mirrors after `manage.py mirrorsource add`."
 )
 
-_STREAM_COLUMNS = ("recorded here", "head", "head time", "changes", "waiting")
+_STREAM_COLUMNS = ("recorded here", "head", "head time", "changes", "waiting", "kept")
+
+_MIRROR_COLUMNS = ("mirror", "of token", "state", "cursor", "cursor time", "changes behind", "seen")
 
 _SOURCE_COLUMNS = (
     "source",
@@ -33,36 +37,78 @@ _SOURCE_COLUMNS = (
     "last error",
 )
 
+_WRAPPED = {"source", "state", "recorded here", "mirror", "of token"}
+
 _STYLES = {
     SourceState.LIVE: "green",
     SourceState.CATCHING_UP: "cyan",
+    SourceState.LOADING: "cyan",
     SourceState.CONNECTING: "yellow",
     SourceState.STALLED: "bold red",
     SourceState.REFUSED: "bold red",
     SourceState.HALTED: "bold red",
 }
 
+_MIRROR_STYLES = {MirrorState.GONE: "yellow", MirrorState.PRUNED: "bold red"}
+
 
 def text_report(status: Status) -> str:
     parts = []
     if status.stream:
         parts.append(plain_table(_STREAM_COLUMNS, [_stream_row(status.stream)]))
+    if status.mirrors:
+        parts.append(mirror_table(status))
     if status.sources:
         parts.append(plain_table(_SOURCE_COLUMNS, [_source_row(one, status.now) for one in status.sources]))
+    parts += [line for one in status.sources if (line := _loading(one))]
     return "\n\n".join(parts) or _NOTHING
 
 
+def mirror_table(status: Status) -> str:
+    return plain_table(_MIRROR_COLUMNS, [_mirror_row(one, status.now) for one in status.mirrors])
+
+
+def pruned_report(stream: Stream, plan: Plan, deleted: int | None) -> str:
+    """What pruning a stream has done, or would do where ``deleted`` is None; and for whom more is kept."""
+    count = plan.changes if deleted is None else deleted
+    gone = f"{count} would go" if deleted is None else f"{count} deleted"
+    lines = [f"{stream}: {gone}, {plan.kept} kept"]
+    if plan.last:
+        lines[0] += f", those after {_time(plan.last)}"
+    if held := plan.cut.held_by:
+        lines.append(f"  more is kept for {one_line(held.name)}, which has the changes {_up_to(held)}")
+    lines += [f"  cut off: {one_line(one.name)}, which has the changes {_up_to(one)}" for one in plan.lost]
+    return "\n".join(lines)
+
+
+def _up_to(reader: Reader) -> str:
+    seen = f", seen {_time(reader.seen)}" if reader.seen is not None else ""
+    return f"up to {_time(reader.cursor) or 'none yet'}{seen}"
+
+
 def rich_report(status: Status) -> RenderableType:
-    parts: list[RenderableType] = []
+    tables: list[RenderableType] = []
     if status.stream:
-        parts.append(_drawn(_STREAM_COLUMNS, [_stream_row(status.stream)]))
-    if status.stream and status.sources:
-        parts.append("")
+        tables.append(_drawn(_STREAM_COLUMNS, [_stream_row(status.stream)]))
+    if status.mirrors:
+        tables.append(_mirrors(status.mirrors, status.now))
     if status.sources:
-        parts.append(_sources(status.sources, status.now))
+        tables.append(_sources(status.sources, status.now))
+    parts: list[RenderableType] = [part for table in tables for part in ("", table)][1:]
+    parts += [Text(line) for one in status.sources if (line := _loading(one))]
     # Beside the numbers a long error would squeeze them.
     parts += [Text(f"{one.name}: {_error(one)}", style=_style(one)) for one in status.sources if _error(one)]
     return Group(*parts) if parts else _NOTHING
+
+
+def _mirrors(mirrors: Sequence[MirrorStatus], now: datetime) -> Table:
+    return _drawn(
+        _MIRROR_COLUMNS,
+        [
+            (*row[:2], Text(row[2], style=_MIRROR_STYLES.get(MirrorState(row[2]), "green")), *row[3:])
+            for row in (_mirror_row(one, now) for one in mirrors)
+        ],
+    )
 
 
 def _sources(sources: Sequence[SourceStatus], now: datetime) -> Table:
@@ -85,7 +131,7 @@ def _sources(sources: Sequence[SourceStatus], now: datetime) -> Table:
 def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=column not in {"source", "state", "recorded here"})
+        table.add_column(column, no_wrap=column not in _WRAPPED)
     for row in rows:
         # Text, not str: a name must not be read as markup.
         table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
@@ -93,7 +139,26 @@ def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Tabl
 
 
 def _stream_row(stream: StreamStatus) -> tuple[str, ...]:
-    return (stream.stream, str(stream.head), _time(stream.head), str(stream.position), str(stream.waiting))
+    return (
+        stream.stream,
+        str(stream.head),
+        _time(stream.head),
+        str(stream.position),
+        str(stream.waiting),
+        str(stream.position - stream.anchor_position),
+    )
+
+
+def _mirror_row(mirror: MirrorStatus, now: datetime) -> tuple[str, ...]:
+    return (
+        one_line(mirror.mirror),
+        mirror.token,
+        mirror.state,
+        str(mirror.cursor),
+        _time(mirror.cursor),
+        str(mirror.changes_behind),
+        _ago(mirror.last_seen, now),
+    )
 
 
 def _source_row(source: SourceStatus, now: datetime) -> tuple[str, ...]:
@@ -107,6 +172,18 @@ def _source_row(source: SourceStatus, now: datetime) -> tuple[str, ...]:
         _seconds(source),
         _ago(source.heard_at, now),
         _error(source),
+    )
+
+
+def _loading(source: SourceStatus) -> str:
+    """What is copied now, and how much is left; nothing where nothing is loaded."""
+    if not source.loading:
+        return ""
+    one, rest = source.loading[0], len(source.loading) - 1
+    done = f"{one.rows}" if one.total is None else f"{one.rows} of {one.total}"
+    percent = f" ({min(100, 100 * one.rows // one.total)} %)" if one.total else ""
+    return f"{source.name}: loading {one.model}, {done} rows{percent}" + (
+        f", {rest} more model{'s' if rest > 1 else ''} to come" if rest else ""
     )
 
 

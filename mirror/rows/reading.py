@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from django.apps import apps
@@ -162,7 +163,7 @@ class RowReader:
                 value = convert(read)
                 if type(value) in types:
                     told = dump(value)
-                    if many_forms and not _alike(kind.bind(value, connection, root), read):
+                    if many_forms and not alike(kind.bind(value, connection, root), read):
                         self.coerced[field.name] += 1
                         return wrap_both(read, told, connection) if exact else told
                     return told
@@ -208,9 +209,9 @@ def _without_sign(decode: Decode) -> Decode:
     return decoded
 
 
-def _alike(bound: Any, read: Any) -> bool:
-    """Whether SQLite would store the one as the other: a number that is bound as a text becomes one."""
-    if isinstance(bound, str) and isinstance(read, int | float):
+def alike(bound: Any, read: Any) -> bool:
+    """Whether SQLite would store the one as the other: a decimal, or a number in a text, becomes one."""
+    if isinstance(bound, str | Decimal) and isinstance(read, int | float):
         return float(bound) == read
     return bool(bound == read)
 

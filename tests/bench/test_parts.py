@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from bench.latency import percentiles
 from bench.running import level_after
-from bench.scenarios import SCENARIOS, load, selected
+from bench.scenarios import SCENARIOS, scenario, selected
+from bench.sites import Ground, absent
+from bench.sources import _crowded
 from bench.subscriber import _frame
 from bench.watching import peak, processor_seconds, resident
 from bench.writer import reached_rate
@@ -28,7 +32,7 @@ def test_an_unknown_scenario_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_scenario_can_be_run(name: str) -> None:
-    assert callable(load(name).run)
+    assert callable(scenario(name).run)
 
 
 def test_percentiles_of_a_hundred() -> None:
@@ -50,6 +54,27 @@ def test_level_is_when_the_last_source_is_live() -> None:
 def test_the_rate_is_from_the_first_beginning_to_the_last_end() -> None:
     lines = [(2, 500_000_000, 1_000_000_000), (1, 0, 600_000_000)]
     assert reached_rate(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def test_too_many_sources_for_a_server_are_left_out_by_the_name_of_its_limit(
+    tmp_path: Path, engine: str
+) -> None:
+    with ExitStack() as stack:
+        place = Ground(tmp_path, stack)
+        if why := absent(engine):
+            required = os.environ.get("MIRROR_REQUIRE_SERVICES") == "1"
+            (pytest.fail if required else pytest.skip)(why)
+        assert _crowded(place, engine, 1) == ""
+        told = _crowded(place, engine, 10**6)
+        assert ("max_connections" in told) is (engine != "sqlite")
 
 
 def test_a_process_can_be_weighed() -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from bench.picture import panels
+from pathlib import Path
+
+import pytest
+
+from bench.picture import caption, draw, panels
 from bench.report import Spread
 from bench.results import Result
 
@@ -32,5 +36,22 @@ def test_nothing_has_no_logarithm() -> None:
     assert not panel.logarithmic
 
 
+def test_where_all_is_nothing_there_is_no_panel() -> None:
+    found = panels([result("livemirror", "torn", 0), result("peer", "torn", 0), result("peer", "time", 1)])
+    assert [panel.title for panel in found] == ["catch-up: time"]
+
+
 def test_what_was_left_out_has_no_bar() -> None:
     assert panels([Result(scenario="idle", case="mariadb", subject="livemirror", left_out="absent")]) == []
+
+
+def test_the_picture_says_on_what_machine_and_under_which_load() -> None:
+    about = {"cpu": "a fast one", "cores": 2, "load at the beginning": [0.1], "versions": {"Django": "5.2"}}
+    assert caption(about) == "a fast one, 2 cores, load at the beginning [0.1]"
+
+
+def test_a_picture_is_written_where_matplotlib_is(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bench.png"
+    assert draw([result("livemirror", "time", 1, 3)], {"cores": 2}, path) == ""
+    assert path.stat().st_size > 1000

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
-from bench.results import FAILED, Aim, Ratio, Result, markdown, quotients, rounds
+from bench.results import FAILED, Aim, Contestant, Lineup, Ratio, Result, markdown, quotients
 
 A, B = ("sqlite", "livemirror"), ("sqlite", "peer")
 
@@ -42,32 +41,47 @@ class Log:
     def __init__(self) -> None:
         self.turns: list[str] = []
 
-    def contestant(self, name: str, *, fails_in: int | None = None) -> Callable[[int], dict[str, float]]:
+    def contestant(self, name: str, *, fails_in: int | None = None) -> Contestant:
         def measure(number: int) -> dict[str, float]:
             self.turns.append(f"{name}{number}")
             if number == fails_in:
-                raise AssertionError("first line\ntables differ")
+                raise LookupError("first line\ntables differ")
             return {"s": float(number)}
 
         return measure
 
 
 def test_rounds_are_interleaved_in_both_orders() -> None:
-    log = Log()
-    figures, failed = rounds("catch-up", {A: log.contestant("a"), B: log.contestant("b")}, 3)
+    log, lineup = Log(), Lineup("catch-up")
+    figures = lineup.rounds({A: log.contestant("a"), B: log.contestant("b")}, 3)
     assert log.turns == ["a0", "b0", "b1", "a1", "a2", "b2"]
     assert figures == {A: {"s": (0, 1, 2)}, B: {"s": (0, 1, 2)}}
-    assert failed == []
+    assert lineup.left_out == []
 
 
 def test_a_contestant_that_fails_is_left_out_and_said_so() -> None:
-    log = Log()
-    contestants = {A: log.contestant("a"), B: log.contestant("b", fails_in=1)}
-    figures, failed = rounds("catch-up", contestants, 3)
+    said: list[str] = []
+    log, lineup = Log(), Lineup("catch-up", said.append)
+    figures = lineup.rounds({A: log.contestant("a"), B: log.contestant("b", fails_in=1)}, 3)
     assert log.turns == ["a0", "b0", "b1", "a1", "a2"]
     assert figures == {A: {"s": (0, 1, 2)}}
-    (left_out,) = failed
+    (left_out,) = lineup.left_out
     assert (left_out.case, left_out.subject, left_out.left_out) == (*B, f"{FAILED}tables differ")
+    assert any("Traceback" in line and "LookupError" in line for line in said)
+
+
+def test_what_cannot_be_prepared_leaves_the_others_in() -> None:
+    lineup = Lineup("catch-up")
+    assert lineup.attempt(A, lambda: "ready") == "ready"
+    assert lineup.attempt(B, lambda: [][0]) is None
+    assert [(gone.case, gone.subject) for gone in lineup.left_out] == [B]
+    assert lineup.left_out[0].left_out.startswith(FAILED)
+
+
+def test_what_there_is_a_reason_against_is_not_even_begun() -> None:
+    lineup = Lineup("catch-up")
+    assert lineup.attempt(A, lambda: pytest.fail("it was begun"), unless="not installed") is None
+    assert lineup.left_out[0].left_out == "not installed"
 
 
 def test_the_table_tells_figures_aims_and_ratios() -> None:

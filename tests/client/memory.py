@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,26 +16,40 @@ from mirror.changes import Change, Op, encode_change, mark_of
 from mirror.conf import Conf, conf
 from mirror.errors import CODES, RemoteProtocolError
 from mirror.session import Limits, Role, Session
-from mirror.wire import Ack, Entry, Error, Heartbeat, Subscribe, Subscribed, segments
+from mirror.wire import (
+    Ack,
+    Entry,
+    Error,
+    Fetch,
+    Frame,
+    Heartbeat,
+    Subscribe,
+    Subscribed,
+    chosen,
+    pieces,
+    segments,
+)
 
 
 class MemoryLink:
     def __init__(self) -> None:
         self.to_source: asyncio.Queue[str] = asyncio.Queue()
-        self.to_mirror: asyncio.Queue[str | None] = asyncio.Queue()
+        self.to_mirror: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self.cut = False
+        self.carried = 0
 
     async def send(self, text: str) -> None:
         if self.cut:
             raise LineLost
         await self.to_source.put(text)
 
-    async def receive(self) -> str:
-        text = await self.to_mirror.get()
-        if text is None:
+    async def receive(self) -> str | bytes:
+        payload = await self.to_mirror.get()
+        if payload is None:
             self.cut = True
             raise LineLost
-        return text
+        self.carried += len(payload)
+        return payload
 
 
 @dataclass
@@ -49,7 +63,16 @@ class MemorySource:
     mute: bool = False
     #: How often the source lets others run before each frame.
     hesitation: Callable[[], int] = int
-    spoil: Callable[[str], str] = str
+    spoil: Callable[[str | bytes], str | bytes] = lambda payload: payload
+    #: Bytes that come of each frame ten times, a quarter of a second apart, before it is whole.
+    drip: int = 0
+    #: A source of before refuses an offer as a field that it does not know.
+    knows_compression: bool = True
+    #: Frames that went compressed.
+    packed: int = 0
+    #: What is older than ``entries``: the rows of each model, by their keys. All of them come at once.
+    rows: dict[str, dict[int, dict[str, object]]] = field(default_factory=dict)
+    fetches: list[Fetch] = field(default_factory=list)
     frame_bytes: int = 4096
     window: int = 1_000_000
     connections: int = 0
@@ -93,6 +116,9 @@ class MemorySource:
         request = session.receive(await link.to_source.get())
         assert isinstance(request, Subscribe)
         self.asked.append(request)
+        if (request.compression or request.loads) and not self.knows_compression:
+            await link.to_mirror.put(session.send(Error(code="malformed", message="unknown field")))
+            return
         if self.refusals:
             code = self.refusals.pop(0)
             await link.to_mirror.put(session.send(Error(code=code, message=str(CODES[code]()))))
@@ -107,6 +133,8 @@ class MemorySource:
 
     def _answer(self, request: Subscribe) -> Subscribed:
         at = next((entry for entry in self.entries if entry.ts == request.cursor), None)
+        if request.cursor is None and request.seek == "now" and self.entries:
+            at = self.entries[-1]
         return Subscribed(
             stream=self.stream,
             outcome="resumed" if request.cursor else "started",
@@ -116,6 +144,7 @@ class MemorySource:
             head=self.head,
             head_position=len(self.entries),
             now=1,
+            compression=chosen(request.compression),
         )
 
     async def _pump(self, link: MemoryLink, session: Session) -> None:
@@ -140,12 +169,44 @@ class MemorySource:
                     left -= 1
                     for _ in range(self.hesitation()):
                         await asyncio.sleep(0)
-                    await link.to_mirror.put(self.spoil(session.send(frame)))
+                    if session.compression:
+                        frame.pack()
+                    payload = session.send(frame)
+                    self.packed += isinstance(payload, bytes)
+                    for _ in range(10 if self.drip else 0):
+                        await asyncio.sleep(0.25)
+                        link.carried += self.drip
+                    await link.to_mirror.put(self.spoil(payload))
                     self.most_outstanding = max(self.most_outstanding, session.outstanding)
+            if session.asked is not None:
+                for frame in self._rows(session):
+                    while not session.ready:
+                        await self.grown.wait()
+                        self.grown.clear()
+                    await link.to_mirror.put(session.send(frame))
+                session.answered()
+                continue
             if not self.mute:
                 beat = Heartbeat(head=self.head, head_position=len(self.entries), now=1)
                 await link.to_mirror.put(session.send(beat))
             await self.grown.wait()
+
+    def _rows(self, session: Session) -> Iterator[Frame]:
+        fetch = self.fetches[-1]
+        rows = self.rows.get(fetch.model, {})
+        at = session.cursor
+        return pieces(
+            number=fetch.number,
+            model=fetch.model,
+            at=at,
+            rows=[
+                encode_change(Change(ts=at, op=Op.SAVE, model=fetch.model, pk=pk, fields=fields))
+                for pk, fields in rows.items()
+                if fetch.keys is None or pk in fetch.keys
+            ],
+            total=len(rows),
+            frame_bytes=self.frame_bytes,
+        )
 
     async def _listen(self, link: MemoryLink, session: Session) -> None:
         while True:
@@ -157,6 +218,8 @@ class MemorySource:
                 return
             if isinstance(message, Ack):
                 self.acks.append(message)
+            elif isinstance(message, Fetch):
+                self.fetches.append(message)
             elif isinstance(message, Error):
                 self.errors.append(message)
             self.grown.set()

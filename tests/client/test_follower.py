@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ from mirror.changes import Op
 from mirror.errors import Superseded
 from mirror.models import Oplog, Source, SourceState
 from tests.client.memory import MemorySource, settings, world
-from tests.project.shop.models import Ticket
+from tests.project.shop.models import Counter, Ticket
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -138,6 +140,68 @@ async def test_the_last_frame_of_a_group_is_not_overlooked_however_it_comes(
         await level(row, source)
 
 
+async def test_what_comes_while_the_database_is_at_work_is_taken_in_up_to_a_bound(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.window = 20_000
+    source.add(ticket("known from now on"))
+    follower = follow(window_bytes=20_000, ahead_bytes=50_000, apply_changes=10)
+    await level(row, source)
+    working, go_on = threading.Event(), threading.Event()
+    commit_now = follower._commit_now
+
+    def at_work(batches: Any) -> Any:
+        working.set()
+        go_on.wait(20)
+        return commit_now(batches)
+
+    follower._commit_now = at_work  # type: ignore[method-assign]
+    before = source.acks[-1].taken
+    source.add(ticket("first"))
+    await until(working.is_set)
+    for number in range(400):
+        source.add(ticket(f"{number:03}" + "x" * 500))
+    await until(lambda: source.acks[-1].taken - before > 50_000 - source.frame_bytes - 20_000 / 8)
+    assert source.acks[-1].taken - before <= 50_000
+    assert source.acks[-1].cursor == source.entries[0].ts
+    go_on.set()
+    await level(row, source)
+    assert len(await texts()) == 402
+    copied = await sync_to_async(lambda: list(Oplog.objects.order_by("ts").values_list("ts", "body")))()
+    assert copied == [(entry.ts, entry.body) for entry in source.entries]
+
+
+async def test_what_came_before_something_that_cannot_be_applied_is_kept(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("known from now on"))
+    follower = follow(apply_changes=1)
+    await level(row, source)
+    working, go_on = threading.Event(), threading.Event()
+    commit_now = follower._commit_now
+
+    def at_work(batches: Any) -> Any:
+        working.set()
+        go_on.wait(20)
+        return commit_now(batches)
+
+    follower._commit_now = at_work  # type: ignore[method-assign]
+    source.add(ticket("first"))
+    await until(working.is_set)
+    source.frame_bytes = 700
+    source.add(ticket("second"))
+    source.add((Op.SAVE, "shop.nosuch", 1, {"text": "z" * 400}))
+    source.add(ticket("third"))
+    await until(lambda: source.most_outstanding > 1000)
+    go_on.set()
+
+    async def halted() -> bool:
+        return (await reread(row)).state == SourceState.HALTED
+
+    await until(halted)
+    assert await texts() == ["first", "known from now on", "second"]
+
+
 async def test_a_change_larger_than_the_window_comes_in_fragments(
     source: MemorySource, row: Source, follow: Follow
 ) -> None:
@@ -164,10 +228,20 @@ async def test_silence_is_noticed_and_said(source: MemorySource, row: Source, fo
     assert (await reread(row)).error_code == ""
 
 
+@pytest.mark.parametrize(("drip", "silent"), [(1024, False), (100, True)])
+async def test_a_frame_that_takes_longer_than_the_deadline_is_no_silence_while_it_comes_on(
+    source: MemorySource, row: Source, follow: Follow, drip: int, silent: bool
+) -> None:
+    source.drip, source.mute = drip, True
+    source.add(ticket("a"))
+    follow(deadline=1.5)
+    await until(lambda: source.connections > 1 or (source.acks and source.acks[-1].cursor))
+    assert (source.connections > 1, await texts()) == (silent, [] if silent else ["a"])
+
+
 @pytest.mark.parametrize(
     ("code", "state"),
     [
-        ("pruned", SourceState.HALTED),
         ("forked", SourceState.HALTED),
         ("unauthorized", SourceState.REFUSED),
         ("unknown_stream", SourceState.REFUSED),
@@ -181,7 +255,7 @@ async def test_a_refusal_is_shown_with_its_code_and_tried_again(
 ) -> None:
     source.refusals = [code] * 3
     seen = []
-    follower = follow()
+    follower = follow(on_fork="halt")
     tell = follower.books.report
 
     def spy(state: SourceState, since: Any, **values: Any) -> None:
@@ -209,14 +283,81 @@ async def test_a_source_that_breaks_the_protocol_is_told_so_and_nothing_is_kept(
     source: MemorySource, row: Source, follow: Follow, spoil: Callable[[str], str], code: str
 ) -> None:
     source.add(ticket("good"))
+    await spoilt(source, row, follow, spoil, code)
+    assert await texts() == ["good"]
+
+
+async def spoilt(
+    source: MemorySource, row: Source, follow: Follow, spoil: Callable[[Any], str | bytes], code: str
+) -> None:
+    """It is told why, keeps nothing, and has everything once the source has come to its senses."""
     source.spoil = spoil
     follow()
     await until(lambda: source.errors)
     assert source.errors[0].code == code
     assert await texts() == []
-    source.spoil = str
+    source.spoil = lambda payload: payload
     await level(row, source)
-    assert await texts() == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (lambda packed: packed[:-1], "corrupt"),
+        (lambda packed: packed + b"more", "corrupt"),
+        (lambda packed: bytes(len(packed)), "corrupt"),
+        (lambda packed: zlib.compress(bytes(300_000_000)), "oversized"),
+        (lambda packed: zlib.compress(b"no message"), "malformed"),
+    ],
+    ids=["truncated", "trailing garbage", "noise", "bomb", "no message"],
+)
+async def test_a_source_that_compresses_wrongly_is_told_so_and_nothing_is_kept(
+    source: MemorySource, row: Source, follow: Follow, spoil: Callable[[bytes], bytes], code: str
+) -> None:
+    source.add(ticket("good" * 500))
+    await spoilt(source, row, follow, spoil, code)
+    assert await texts() == ["good" * 500]
+    assert source.packed >= 2
+
+
+async def test_frames_come_compressed_to_who_wants_it_and_credit_is_their_plain_size(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.window = 20_000
+    for number in range(100):
+        source.add(ticket(f"{number:03}" + "x" * 900))
+    follow(compression=True)
+    await level(row, source)
+    assert source.asked[0].compression == ["deflate"]
+    assert source.packed > 20
+    plain = sum(len(entry.body) for entry in source.entries)
+    await until(lambda: source.acks and source.acks[-1].taken > plain)
+    assert source.most_outstanding < 20_000 + source.frame_bytes
+
+
+async def test_who_does_not_want_it_gets_plain_frames(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("x" * 3000))
+    follow(compression=False)
+    await level(row, source)
+    assert (source.asked[0].compression, source.packed) == ([], 0)
+
+
+async def test_a_source_that_knows_nothing_of_compression_is_asked_again_without_it(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.knows_compression = False
+    source.add(ticket("x" * 3000))
+    source.frames_until_cut = [1, -1]
+    follow()
+    await level(row, source)
+    source.add(ticket("y" * 3000))
+    await level(row, source)
+    offers = [bool(asked.compression) for asked in source.asked]
+    # It may have been replaced meanwhile: each time it is away it is offered anew.
+    assert offers == [True, False, True, False]
+    assert (await texts(), source.packed) == (["x" * 3000, "y" * 3000], 0)
 
 
 async def test_what_cannot_be_applied_halts_visibly_and_keeps_nothing_of_the_group(
@@ -271,9 +412,48 @@ async def test_another_stream_under_the_same_name_is_never_followed(
         now = await reread(row)
         return (now.state, now.error_code) == (SourceState.HALTED, "forked")
 
-    follow()
+    follow(on_fork="halt")
     await until(halted)
     assert await texts() == ["a"]
+
+
+@pytest.mark.parametrize("code", ["pruned", "incomplete", "forked"])
+async def test_where_the_log_does_not_lead_the_rows_are_loaded(
+    source: MemorySource, row: Source, follow: Follow, code: str
+) -> None:
+    source.refusals = [code]
+    source.rows["shop.counter"] = {number: {"value": number} for number in range(1, 900)}
+    source.add((Op.SAVE, "shop.counter", 1, {"value": 0}))  # the rows are of a later time
+    follow()
+    await level(row, source)
+    assert [subscribe.seek for subscribe in source.asked] == ["start", "now"]
+    found = await sync_to_async(lambda: list(Counter.objects.order_by("id").values_list("id", "value")))()
+    assert found == [(number, number) for number in range(1, 900)]
+    source.add((Op.SAVE, "shop.counter", 1, {"value": 7}))
+    await level(row, source)
+    assert (await sync_to_async(Counter.objects.get)(id=1)).value == 7
+
+
+async def test_another_history_under_the_same_name_is_loaded_and_nothing_disappears_meanwhile(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("a"))
+    first = follow()
+    await level(row, source)
+    first.stop()
+    await until(lambda: source.acks)
+    before = (await reread(row)).stream
+    source.stream = str(uuid.uuid4())
+    source.refusals = ["forked"]
+    source.rows["shop.counter"] = {1: {"value": 1}}
+    source.add((Op.SAVE, "shop.counter", 2, {"value": 2}))
+    follow()
+    now = await level(row, source)
+    assert str(now.stream.uuid) == source.stream
+    assert before is not None
+    assert await sync_to_async(Oplog.objects.filter(stream_id=before.pk).count)() == 1, "to be read still"
+    assert await texts() == [], "the other history does not have it"
+    assert await sync_to_async(Counter.objects.count)() == 1
 
 
 async def test_stopping_says_so(source: MemorySource, row: Source, follow: Follow) -> None:

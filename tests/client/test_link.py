@@ -106,6 +106,25 @@ async def test_something_else_than_http_is_not_a_stream() -> None:
                 pass
 
 
+async def test_what_came_of_a_message_counts_before_it_is_whole() -> None:
+    async def half(connection: ServerConnection) -> None:
+        async def pieces() -> AsyncIterator[str]:
+            yield "x" * 5000
+            await connection.recv()
+            yield "y"
+
+        await connection.send(pieces())
+
+    async with serve(half, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL], compression=None) as running:
+        url = f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/"
+        async with connect(url, "t", frame_bytes=9999, timeout=5) as link:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(link.receive(), 0.5)
+            assert link.carried >= 5000
+            await link.send("go on")
+            assert await link.receive() == "x" * 5000 + "y"
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 4400])
 async def test_every_close_is_a_lost_line_that_says_its_code(code: int) -> None:
     async with (

@@ -15,6 +15,7 @@ from tests.demo.conftest import CENTRAL, LOCAL, Site
 only_local = pytest.mark.parametrize("settings_module", [LOCAL], ids=["local"], indirect=True)
 only_central = pytest.mark.parametrize("settings_module", [CENTRAL], ids=["central"], indirect=True)
 
+MAINTAIN = ("mirrormaintenance", "a question that no source sent")
 ASK = """
 from demo.polls.questions import ask
 question = ask("What's up?", ["The sky"])
@@ -100,7 +101,7 @@ def test_a_vote_without_a_choice_is_asked_again(
 def test_the_central_server_refuses_a_vote_in_a_friendly_way(
     url: str, site: Site, browser: OpenerDirector
 ) -> None:
-    question, choice = site.manage(CENTRAL, "shell", "--no-imports", "-c", ASK).split()
+    question, choice = site.manage(CENTRAL, *MAINTAIN, "shell", "--no-imports", "-c", ASK).split()
     _, form = get(browser, f"{url}/polls/{question}/")
     answers = {"csrfmiddlewaretoken": hidden_token(form), "choice": choice}
     status, refusal = get(browser, f"{url}/polls/{question}/vote/", answers)
@@ -130,7 +131,7 @@ def test_the_local_admin_edits_a_question_with_its_choices(url: str, browser: Op
 
 @only_central
 def test_the_central_admin_shows_and_changes_nothing(url: str, site: Site, browser: OpenerDirector) -> None:
-    site.manage(CENTRAL, "shell", "--no-imports", "-c", ASK)
+    site.manage(CENTRAL, *MAINTAIN, "shell", "--no-imports", "-c", ASK)
     log_in(browser, url)
     status, page = get(browser, f"{url}/admin/polls/question/")
     assert status == 200

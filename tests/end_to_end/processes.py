@@ -34,7 +34,7 @@ T = TypeVar("T")
 QUICK = {"BACKOFF_FIRST": 0.05, "BACKOFF_LONGEST": 0.5}
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float = 60.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T | None], *, seconds: float = 60.0, what: str = "") -> T:
     """Ask until the answer is true, and return it. Raises AssertionError at the deadline."""
     deadline = time.monotonic() + seconds
     while True:
@@ -206,6 +206,8 @@ class Site:
         #: Where the lines of the "oplogger" go.
         self.oplog_log = directory / f"{name}-oplog.log"
         self.started: list[Running] = []
+        #: CHANNEL_LAYERS.
+        self.layers: dict[str, Any] = {}
         self.port = free_port()
         self._shell: Shell | None = None
 
@@ -224,6 +226,7 @@ class Site:
             "MIRROR_TEST_ROLE": self.role,
             "MIRROR_TEST_DB": json.dumps(self.database),
             "MIRROR_TEST_CONF": json.dumps(self.conf),
+            "MIRROR_TEST_LAYERS": json.dumps(self.layers),
             **({"MIRROR_TEST_OPLOG": str(self.oplog_log)} if self.role == "source" else {}),
         }
 
@@ -241,10 +244,10 @@ class Site:
         self.started.append(running)
         return running
 
-    def serve(self, port: int | None = None) -> Running:
+    def serve(self, port: int | None = None, *, name: str = "daphne") -> Running:
         """daphne, once it answers."""
         port = port or self.port
-        daphne = self.start("daphne", "-m", "daphne", "-v", "0", "-p", str(port), self.application)
+        daphne = self.start(name, "-m", "daphne", "-v", "0", "-p", str(port), self.application)
         wait_until(lambda: self._answers(daphne, port), what="daphne answers")
         return daphne
 
@@ -282,8 +285,8 @@ class Site:
 
     @property
     def shell(self) -> Shell:
-        if self._shell is None:
-            answers = self.directory / f"{self.name}-answers.jsonl"
+        if self._shell is None or not self._shell.running.alive:
+            answers = self.directory / f"{self.name}-answers-{len(self.started)}.jsonl"
             answers.touch()
             running = self.start("shell", "-m", "tests.end_to_end.shell", str(answers))
             self._shell = Shell(running, answers)

@@ -1,7 +1,7 @@
 """A line that can fail: a TCP proxy with its own thread.
 
 What it can do to a line: end it (FIN) or reset it (RST), now or after so many bytes, let nothing through
-while it stays open, and refuse to open it.
+while it stays open, refuse to open it, and make it slow, each direction by itself.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from tests.end_to_end.processes import free_port, stream_url
+from tests.end_to_end.throttle import Throttle
 
 T = TypeVar("T")
 
 #: SO_LINGER with no time to linger: close() resets.
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 65_536
+#: Pieces that a line with latency holds at once.
+_UNDER_WAY = 1024
 
 
 class Proxy:
@@ -39,6 +42,7 @@ class Proxy:
         self._lines: set[_Line] = set()
         self._handlers: set[asyncio.Task[Any]] = set()
         self._dark = False
+        self._up = self._down = Throttle()
         self._fate: Callable[[], tuple[int, bool] | None] = lambda: None
 
     def __enter__(self) -> Proxy:
@@ -95,6 +99,13 @@ class Proxy:
     def spare(self) -> None:
         self._fate = lambda: None
 
+    def throttle(self, *, up: Throttle | None = None, down: Throttle | None = None) -> None:
+        """From now on, also for connections that are open: ``up`` to the target, ``down`` from it.
+
+        What is left out is as fast as the machine.
+        """
+        self._call(self._set_throttle(up or Throttle(), down or Throttle()))
+
     # On the thread
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -119,6 +130,12 @@ class Proxy:
         for line in self._lines:
             line.dark(dark)
 
+    async def _set_throttle(self, up: Throttle, down: Throttle) -> None:
+        self._up, self._down = up, down
+
+    def way(self, *, down: bool) -> Throttle:
+        return self._down if down else self._up
+
     async def _end(self) -> None:
         for handler in self._handlers:
             handler.cancel()
@@ -139,6 +156,10 @@ class Proxy:
         finally:
             self._lines.discard(line)
             self._handlers.discard(handler)
+
+
+#: What is on the line: when it arrives, and what it is.
+_UnderWay = asyncio.Queue[tuple[float, bytes]]
 
 
 class _Line:
@@ -178,22 +199,55 @@ class _Line:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counted: bool
     ) -> None:
-        passed = 0
-        while True:
+        under_way: _UnderWay = asyncio.Queue(_UNDER_WAY)
+        ends = [
+            asyncio.ensure_future(self._take_in(reader, under_way, counted=counted)),
+            asyncio.ensure_future(self._put_out(under_way, writer)),
+        ]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in done:
+                end.result()
+        finally:
+            for end in ends:
+                end.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+
+    async def _take_in(self, reader: asyncio.StreamReader, under_way: _UnderWay, *, counted: bool) -> None:
+        """Until the end of what comes, or of the line; what was under way has arrived by then."""
+        passed, clock = 0, asyncio.get_running_loop().time
+        doomed = False
+        while not doomed:
             await self._light.wait()
-            piece = await reader.read(_CHUNK)
+            piece = await reader.read(self._proxy.way(down=counted).piece(_CHUNK))
             if not piece:
-                return
+                break
             await self._light.wait()
+            way = self._proxy.way(down=counted)
             if counted:
                 self._proxy.carried += len(piece)
-                if self._fate is not None and passed + len(piece) > self._fate[0]:
-                    writer.write(piece[: self._fate[0] - passed])
-                    self.end(reset=self._fate[1])
-                    return
+                doomed = self._fate is not None and passed + len(piece) > self._fate[0]
+                if self._fate is not None and doomed:
+                    piece = piece[: self._fate[0] - passed]
             passed += len(piece)
+            leaves = way.leaves(len(piece), clock())
+            await asyncio.sleep(leaves - clock())
+            await under_way.put((leaves + way.latency, piece))
+            if not way.latency:
+                await under_way.join()
+        await under_way.join()
+        if self._fate is not None and doomed:
+            self.end(reset=self._fate[1])
+
+    async def _put_out(self, under_way: _UnderWay, writer: asyncio.StreamWriter) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            arrives, piece = await under_way.get()
+            await asyncio.sleep(arrives - clock())
+            await self._light.wait()
             writer.write(piece)
             await writer.drain()
+            under_way.task_done()
 
     def end(self, *, reset: bool) -> None:
         for writer in (self._near, self._far):

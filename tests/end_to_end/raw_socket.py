@@ -62,11 +62,12 @@ class RawSocket:
     def read_to_end(self) -> bytes:
         """Everything until the other side closes."""
         found = b""
-        while piece := self._receive():
+        while piece := self.receive():
             found += piece
         return found
 
-    def _receive(self) -> bytes:
+    def receive(self) -> bytes:
+        """What has come by now, waiting for the first of it; nothing at the end."""
         try:
             return self._socket.recv(65_536)
         except ConnectionResetError:

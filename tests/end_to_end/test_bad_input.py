@@ -197,6 +197,7 @@ def test_a_protocol_that_is_not_spoken_is_refused(server: Server, subprotocols: 
         (subscribe(stream=""), "malformed"),
         (subscribe(stream="\x00'\"--"), "malformed"),
         ('{"type":"ack","taken":0,"cursor":0}', "unexpected"),
+        ('{"type":"fetch","number":1,"model":"shop.ticket"}', "unexpected"),
         ('{"type":"heartbeat","head":1,"head_position":1,"now":1}', "unexpected"),
     ],
     ids=lambda value: ascii(value)[:40].strip("b'") if len(value) < 80 else ascii(value)[62:140],
@@ -281,6 +282,146 @@ def test_garbage_in_the_stream_is_refused(server: Server):
         streaming(connection)
         connection.send("\x00" * 1000)
         assert refusal(connection) == ("malformed", 4400)
+
+
+# Rows
+
+
+def fetch(number: Any = 1, model: Any = "shop.ticket", **values: Any) -> str:
+    return json.dumps({"type": "fetch", "number": number, "model": model, **values})
+
+
+def hear_rows(connection: Talker) -> dict[str, Any]:
+    """The chunk that comes, out of its pieces."""
+    texts: list[str] = []
+    while True:
+        message = hear(connection)
+        assert message["type"] in {"piece", "heartbeat"}, message
+        if message["type"] == "piece":
+            assert message["index"] == len(texts)
+            texts.append(message["text"])
+            if message["last"]:
+                chunk: dict[str, Any] = json.loads("".join(texts))
+                assert chunk["at"] == message["at"]
+                return chunk
+
+
+def test_rows_are_told_on_request(server: Server):
+    with server.connected() as connection:
+        streaming(connection)
+        connection.send(fetch())
+        chunk = hear_rows(connection)
+        assert len(chunk["rows"]) == chunk["total"] >= 20
+        connection.send(fetch(2, keys=[chunk["rows"][0]["pk"]]))
+        again = hear_rows(connection)
+        assert (again["number"], again["rows"]) == (2, chunk["rows"][:1])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "shop.safe",
+        "auth.user",
+        "mirror.token",
+        "",
+        "shop.Ticket",
+        "é" * 200,
+        "x'; DROP TABLE shop_ticket; --",
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_rows_of_what_is_not_listed_are_refused_and_the_stream_goes_on(server: Server, model: str):
+    with server.connected() as connection:
+        streaming(connection)
+        for number, asked in enumerate([{}, {"after": 1}, {"keys": [1, "a"]}]):
+            connection.send(fetch(number, model, **asked))
+            chunk = hear_rows(connection)
+            assert (chunk["refused"], "rows" in chunk, chunk["number"]) == ("unknown_model", False, number)
+
+
+def test_as_many_keys_as_may_be_asked_for_are_answered(server: Server):
+    with server.connected() as connection:
+        streaming(connection)
+        connection.send(fetch(keys=[str(uuid.UUID(int=number)) for number in range(1000)]))
+        assert "rows" not in hear_rows(connection)
+
+
+_DEEP = "[" * 50_000 + "]" * 50_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        fetch(keys=[str(uuid.UUID(int=number)) for number in range(1001)]),
+        fetch(keys=[]),
+        fetch(keys=7),
+        fetch(keys={}),
+        fetch(keys=["no uuid"]),
+        fetch(keys=[None]),
+        fetch(keys=[[]]),
+        fetch(keys=[7.5]),
+        fetch(keys=[{"a": 1}]),
+        fetch(keys=[str(uuid.UUID(int=1))], after=str(uuid.UUID(int=1))),
+        fetch(after="9" * 200_000),
+        fetch(after=10**4000),
+        fetch(after="\x00"),
+        fetch(after=list(range(20_000))),
+        fetch(after={"a": "b" * 100_000}),
+        fetch(model="shop.counter", after=10**30),
+        fetch(model="shop.counter", after=-(2**70)),
+        fetch(model="shop.counter", after="one"),
+        fetch(model="shop.counter", after=1e308),
+        fetch(model="shop.counter", keys=[1, "' OR 1=1 --"]),
+        fetch(model="shop.seat", after=["A"]),
+        fetch(model="shop.seat", keys=[["A", 1], "A"]),
+        fetch(model="shop.seat", keys=[["A", None]]),
+        fetch(model="shop.seat", keys=[["A", 1, 2]]),
+        fetch(model="m" * 201),
+        fetch(model=None),
+        fetch(number="1"),
+        fetch(number=2**63),
+        fetch(also=1),
+        fetch().replace("shop.ticket", "\\ud800"),
+        fetch(after=0).replace("0}", _DEEP + "}"),
+        '{"type":"fetch"}',
+    ],
+    ids=lambda value: value[17:70],
+)
+def test_a_question_that_makes_no_sense_is_malformed(server: Server, text: str):
+    with server.connected() as connection:
+        streaming(connection)
+        connection.send(text)
+        assert refusal(connection) == ("malformed", 4400)
+
+
+def test_two_questions_at_once_are_refused(server: Server):
+    with server.connected() as connection:
+        streaming(connection)
+        for number in range(50):
+            with suppress(ConnectionClosed):
+                connection.send(fetch(number))
+        assert refusal(connection) == ("malformed", 4400)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":"piece","number":1,"at":1,"index":0,"last":true,"text":"{}"}',
+        '{"type":"chunk","number":1,"model":"shop.ticket","at":1}',
+    ],
+)
+def test_a_mirror_tells_no_rows(server: Server, message: str):
+    with server.connected() as connection:
+        streaming(connection)
+        connection.send(message)
+        assert refusal(connection) == ("unexpected", 4400)
+
+
+def test_a_mirror_that_asks_and_leaves_is_forgotten(server: Server):
+    for _ in range(20):
+        with server.connected() as connection:
+            streaming(connection)
+            connection.send(fetch())
 
 
 def test_a_mirror_that_comes_again_takes_its_own_place(server: Server):

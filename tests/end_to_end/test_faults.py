@@ -95,7 +95,7 @@ def test_ten_thousand_changes_survive_kills_and_cuts(ground: Ground, seed: int):
         source.start("workload", "-m", "tests.end_to_end.workload", str(seed)),
         source.start("raw-workload", "-m", "tests.end_to_end.raw_workload", str(source.path), str(seed + 1)),
     ]
-    line.doom(dice, at_most=300_000)
+    line.doom(dice, at_most=100_000)
     consistency = Consistency(centre)
     with Watch(consistency.look) as watch:
         for victim in dice.sample(["mirror"] * 20 + ["daphne"] * 10, k=30):

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -67,6 +68,19 @@ def says(*texts: str | bytes) -> Script:
     return script
 
 
+def packs(*payloads: bytes) -> Script:
+    """A script that agrees upon compression, and then sends these."""
+
+    def script(liar: Liar, connection: ServerConnection) -> None:
+        connection.send(liar.subscribed(compression="deflate"))
+        for payload in payloads:
+            connection.send(payload)
+        connection.recv(timeout=20)
+        connection.recv(timeout=20)
+
+    return script
+
+
 def begins_with(text: str | Callable[[Liar], str]) -> Script:
     def script(liar: Liar, connection: ServerConnection) -> None:
         connection.send(text if isinstance(text, str) else text(liar))
@@ -79,11 +93,43 @@ def nothing(liar: Liar, connection: ServerConnection) -> None:
     """Accepts, and hangs up."""
 
 
+def piece(number: int = 1, at: int = 0, **chunk: Any) -> str:
+    text = json.dumps({"type": "chunk", "number": number, "model": "shop.ticket", "at": at, **chunk})
+    message = {"type": "piece", "number": number, "at": at, "index": 0, "last": True, "text": text}
+    return json.dumps(message)
+
+
+def answers(make: Callable[[dict[str, Any]], list[str]]) -> Script:
+    """A script that has the centre load everything, and answers its first question like this."""
+
+    def script(liar: Liar, connection: ServerConnection) -> None:
+        if len(liar.connections) == 1:
+            connection.send('{"type":"error","code":"pruned","message":"gone"}')
+            return
+        connection.send(liar.subscribed(head=0, head_position=0))
+        while True:
+            question = json.loads(connection.recv(timeout=20))
+            if question["type"] == "fetch":
+                break
+        for text in make(question):
+            connection.send(text)
+        connection.recv(timeout=20)
+        connection.recv(timeout=20)
+
+    return script
+
+
 #: By name: what the source says, and the code under which the centre shows it.
 _LIES: dict[str, tuple[Script, set[str]]] = {
     "hangs-up": (nothing, {"line_lost"}),
     "no-json": (says("garbage"), {"malformed"}),
     "binary": (says(b"\x00\xff"), {"malformed"}),
+    "a-bomb": (packs(zlib.compress(bytes(200_000_000), 9)), {"oversized"}),
+    "half-a-frame": (packs(zlib.compress(batch(ticket(5)).encode())[:-4]), {"corrupt"}),
+    "more-than-a-frame": (packs(zlib.compress(batch(ticket(5)).encode()) + b"\x00"), {"corrupt"}),
+    "not-compressed": (packs(batch(ticket(5)).encode()), {"corrupt"}),
+    "a-compressed-error": (packs(zlib.compress(b'{"type":"error","code":"a","message":"b"}')), {"malformed"}),
+    "another-compression": (begins_with(lambda liar: liar.subscribed(compression="brotli")), {"malformed"}),
     "deep": (says("[" * 200_000), {"malformed"}),
     "too-large": (says(" " * 264_000), {"oversized"}),
     "far-too-large": (says(" " * 900_000), {"line_lost"}),
@@ -117,6 +163,30 @@ _LIES: dict[str, tuple[Script, set[str]]] = {
             )
         ),
         {"gap"},
+    ),
+    "rows-unasked": (says(piece()), {"gap"}),
+    "a-chunk-by-itself": (says(json.loads(piece())["text"]), {"unexpected"}),
+    "rows-of-another-moment": (answers(lambda asked: [piece(at=5, model=asked["model"])]), {"gap"}),
+    "rows-of-another-question": (answers(lambda asked: [piece(2, model=asked["model"])]), {"gap"}),
+    "rows-of-another-model": (answers(lambda asked: [piece(model="shop.nothing")]), {"malformed"}),
+    "rows-of-other-models": (
+        answers(lambda asked: [piece(model=asked["model"], rows=[{**ticket(0), "model": "shop.seat"}])]),
+        {"malformed", "wrong_value", "unknown_field"},
+    ),
+    "rows-that-are-gone": (
+        answers(
+            lambda asked: [
+                piece(model=asked["model"], rows=[{**ticket(0), "op": "DELETE", "model": asked["model"]}])
+            ]
+        ),
+        {"malformed"},
+    ),
+    "rows-that-are-none": (answers(lambda asked: [piece(model=asked["model"], rows=[7])]), {"malformed"}),
+    "half-a-chunk": (
+        answers(lambda asked: [piece(model=asked["model"]).replace("}\"}", "\"}")]), {"malformed"}
+    ),
+    "the-answer-twice": (
+        answers(lambda asked: [piece(model=asked["model"], next=1), piece(model=asked["model"])]), {"gap"}
     ),
     "an-error-of-its-own": (begins_with('{"type":"error","code":"lunch","message":"closed"}'), {"lunch"}),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.end_to_end.conftest import Ground
 from tests.end_to_end.oracle import assert_same_oplog, assert_same_shop
 from tests.end_to_end.processes import Watch, wait_until, wait_until_level, wait_until_state
+from tests.end_to_end.throttle import Throttle
 
 _IMPATIENT = {"HEARTBEAT": 0.4, "DEADLINE": 2.0}
 
@@ -26,6 +27,21 @@ def test_a_line_that_falls_silent_is_noticed_and_recovers(ground: Ground):
     wait_until_level(source, centre)
     wait_until_state(centre, "live")
     assert_same_shop(source, centre)
+
+
+def test_a_frame_that_takes_longer_than_the_deadline_arrives(ground: Ground):
+    source, centre = ground.source(), ground.centre(HEARTBEAT=0.5, DEADLINE=3.0, COMPRESSION=False)
+    source.serve()
+    source.run("shop.Ticket.objects.bulk_create([shop.Ticket(text='x' * 50) for n in range(700)])")
+    line = ground.proxy(source)
+    line.throttle(down=Throttle(bits=200_000))
+    centre.follow("source", line.url, source.token())
+    mirror = centre.mirror()
+    # One frame of 150 KB, six seconds.
+    wait_until_level(source, centre)
+    assert_same_shop(source, centre)
+    assert line.opened == 1
+    assert "silent" not in mirror.log
 
 
 def test_an_idle_line_stays_open(ground: Ground):
@@ -96,7 +112,7 @@ def test_a_large_group_survives_a_line_that_keeps_breaking(ground: Ground):
     centre.follow("source", line.url, source.token())
     mirror = centre.mirror()
     wait_until_state(centre, "live")
-    line.break_after(400_000)
+    line.break_after(100_000)
     source.run("shop.Ticket.objects.bulk_create([shop.Ticket(text='x' * 100) for _ in range(5000)])")
     opened = line.opened
     wait_until(lambda: line.opened > opened + 3)

@@ -85,7 +85,7 @@ def test_a_cloned_server_is_not_taken_for_another_source(ground: Ground):
     centre.mirror()
     wait_until_level(source, centre)
     centre.follow("clone", clone.url, clone.token("second"))
-    wait_until_state(centre, "halted", "forked", name="clone")
+    wait_until_state(centre, "halted", "doubled", name="clone")
     clone.run("shop.Ticket.objects.create(text='only the clone')")
     source.run("shop.Ticket.objects.create(text='only the source')")
     wait_until_level(source, centre)

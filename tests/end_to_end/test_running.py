@@ -143,10 +143,15 @@ def test_until_caught_up_exits_with_1_when_refused(ground: Ground):
     assert mirror.log.count("unauthorized") == 1
 
 
+class WebServer(ThreadingHTTPServer):
+    asked = 0
+
+
 class NotFound(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        assert isinstance(self.server, WebServer)
         self.server.asked += 1
         self.send_error(404)
 
@@ -155,9 +160,8 @@ class NotFound(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def web_server() -> Iterator[ThreadingHTTPServer]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), NotFound) as server:
-        server.asked = 0
+def web_server() -> Iterator[WebServer]:
+    with WebServer(("127.0.0.1", 0), NotFound) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server

@@ -20,7 +20,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import override_settings
 
-from mirror import capture, oplogger
+from mirror import capture, maintenance, oplogger
 from tests import mysql_driver
 from tests.end_to_end.databases import served
 from tests.fakes import Centre, Recorded
@@ -45,7 +45,8 @@ def sqlite(path: Path) -> dict[str, Any]:
 @contextmanager
 def attached(alias: str, database: dict[str, Any]) -> Iterator[BaseDatabaseWrapper]:
     """Give an alias another database for a while, in every thread."""
-    before = connections.settings.get(alias), getattr(connections._connections, alias, None)
+    opened = connections._connections  # type: ignore[attr-defined]
+    before = connections.settings.get(alias), getattr(opened, alias, None)
     complete = connections.configure_settings({"default": {}, alias: database})
     connections.settings[alias] = complete[alias]
     connections[alias] = connections.create_connection(alias)
@@ -147,7 +148,8 @@ def centre(centre_database, vendor, django_db_blocker) -> Iterator[Centre]:
     """Another database, which follows a source named paris."""
     with django_db_blocker.unblock(), attached("centre", centre_database) as connection:
         if vendor != "sqlite":
-            _empty(connection)
+            with maintenance("an empty database for a test"):
+                _empty(connection)
         yield Centre("centre")
 
 

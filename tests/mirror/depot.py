@@ -23,7 +23,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import override_settings
 
 from mirror import capture, oplogger
-from mirror.models import Outbox, Stream
+from mirror.models import Outbox, Stream, Untold
 from mirror.registry import described
 from tests import mysql_driver
 from tests.end_to_end.databases import Database, served
@@ -138,6 +138,7 @@ def _clear() -> None:
     ContentType.objects.clear_cache()
     Outbox.objects.all().delete()
     Stream.objects.all().delete()
+    Untold.objects.all().delete()
 
 
 def write(package: Path, models: str, migrations: tuple[str, ...]) -> None:

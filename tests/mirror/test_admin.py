@@ -4,15 +4,16 @@ import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.urls import reverse
+from django.utils import timezone
 
 from mirror import tokens
 from mirror.admin import CappedPaginator, ReadOnlyAdmin
-from mirror.models import ModelOwner, Oplog, Outbox, Source, Stream, Token
+from mirror.models import Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold
 
 pytestmark = pytest.mark.django_db
 
 TS = 1698395500971553
-MODELS = [ModelOwner, Oplog, Outbox, Source, Stream, Token]
+MODELS = [Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold]
 
 
 @pytest.fixture
@@ -37,8 +38,18 @@ def rows():
             body='{"fields":{"label":"<b>new</b>"}}',
         ),
         Outbox: Outbox.objects.create(op="SAVE", model="shop.tag", captured_at=TS, payload="{}"),
+        Mirror: Mirror.objects.create(
+            stream=stream,
+            token="centre",
+            mirror="m",
+            cursor=TS,
+            position=1,
+            first_seen=timezone.now(),
+            last_seen=timezone.now(),
+        ),
         ModelOwner: ModelOwner.objects.create(model="shop.counter", source=source),
         Token: Token.objects.create(name="centre", prefix="0123456789abcdef", digest="d1d1" * 16),
+        Untold: Untold.objects.create(model="shop.tag", since=timezone.now()),
     }
 
 
@@ -93,6 +104,23 @@ def test_the_mixin_works_for_inlines(rf):
 
     inline = LookInline(User, admin.site)
     assert not inline.has_add_permission(rf.get("/"), None)
+
+
+def test_the_mixin_leaves_out_actions_that_may_write(admin_user, rf):
+    @admin.action(permissions=["view"])
+    def export(modeladmin, request, chosen): ...
+
+    @admin.action(permissions=["change"])
+    def publish(modeladmin, request, chosen): ...
+
+    def rename(modeladmin, request, chosen): ...
+
+    class LookAdmin(ReadOnlyAdmin, admin.ModelAdmin):
+        actions = [export, publish, rename]
+
+    request = rf.get("/")
+    request.user = admin_user
+    assert list(LookAdmin(User, admin.site).get_actions(request)) == ["export"]
 
 
 # The oplog

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 
-from mirror import capture
-from mirror.apply import Applier
+from mirror import capture, maintenance
+from mirror.apply import Applier, Prepared
 from mirror.apply import writer as writer_module
 from mirror.changes import mark_of
 from mirror.errors import (
@@ -97,7 +97,8 @@ def test_the_last_of_many_changes_to_a_row_counts(centre):
 
 
 def test_local_keys_are_the_centres_own(centre):
-    Brand.objects.using("centre").create(name="local")
+    with maintenance("a row of its own"):
+        Brand.objects.using("centre").create(name="local")
     centre.apply(brand(A, "a", pk=1), product(B, second_brand=A))
     assert names(centre)[A] == "a"
     assert the(Product).second_brand.name == "a"
@@ -169,7 +170,8 @@ def test_rows_beside_one_that_was_promised_a_key_get_others(centre, monkeypatch,
 
 def test_keys_go_on_after_a_promise(centre):
     centre.apply(product(B, parent=A), product(A))
-    local = Product.objects.using("centre").create(name="local")
+    with maintenance("a row of its own"):
+        local = Product.objects.using("centre").create(name="local")
     centre.apply(product(C))
     assert len({row.pkid for row in Product.objects.using("centre").all()} | {local.pkid}) == 4
 
@@ -262,7 +264,8 @@ def test_an_old_uuid_that_is_referred_to_afterwards_is_missed(centre, monkeypatc
 @pytest.mark.parametrize("flush", [1, 2, 2000])
 def test_a_row_may_get_the_uuid_of_one_that_came_from_elsewhere(centre, monkeypatch, flush):
     monkeypatch.setattr("mirror.apply._FLUSH", flush)
-    Brand.objects.using("centre").create(id=B, name="from elsewhere")
+    with maintenance("a row of its own"):
+        Brand.objects.using("centre").create(id=B, name="from elsewhere")
     centre.apply(brand(A, "a", pk=7), product(C, "c", second_brand=A))
     centre.apply(*moved(A, B, "both"))
     assert (names(centre), brands_of_products(centre)) == ({B: "both"}, {"c": "both"})
@@ -420,6 +423,22 @@ def test_unique_values_may_be_swapped(centre, monkeypatch, flush):
     centre.apply(brand(A, "a"), brand(B, "b"))
     centre.apply(brand(A, "between"), brand(B, "a"), brand(A, "b"))
     assert names(centre) == {A: "b", B: "a"}
+
+
+def test_only_the_part_of_a_run_that_needs_it_is_written_one_by_one(centre, monkeypatch):
+    monkeypatch.setattr(writer_module, "_FEW", 4)
+    centre.apply(brand(A, "a"), brand(B, "b"))
+    one_by_one, write_one = [], writer_module.BatchWriter._write_one
+    monkeypatch.setattr(
+        writer_module.BatchWriter,
+        "_write_one",
+        lambda writer, change: (one_by_one.append(change.fields["name"]), write_one(writer, change)),
+    )
+    others = [brand(str(uuid4()), str(number)) for number in range(29)]
+    centre.apply(*others, brand(A, "between"), brand(B, "a"), brand(A, "b"))
+    found = names(centre)
+    assert (found[A], found[B], len(found)) == ("b", "a", 31)
+    assert one_by_one == ["28", "between", "a", "b"]
 
 
 def test_a_unique_value_may_be_handed_over(centre):
@@ -652,6 +671,69 @@ def test_batches_of_one_group_are_applied_together(centre):
     assert set(names(centre)) == {A, B}
 
 
+def copied(centre):
+    return list(
+        Oplog.objects.using("centre")
+        .order_by("ts")
+        .values_list("ts", "position", "op", "model", "key", "row", "ends_group", "body")
+    )
+
+
+def test_what_was_prepared_before_its_turn_is_applied_like_anything_else(centre):
+    usual = [brand(str(uuid4()), f"{number}\t\\\n{'é' * number}") for number in range(12)]
+    tabbed = product(C, "p\ttab", details={"a": "\\n"}, second_brand=None)
+    centre.apply(brand(A, "a"), product(B, second_brand=A))
+    other = Centre("centre", "lyon")
+    other.apply(brand(A, "a"), product(B, second_brand=A))
+    batch = centre.batch(*usual, tabbed, product(B, second_brand=None), unbrand(A))
+    prepared = centre.applier.prepare(batch)
+    assert isinstance(prepared, Prepared)
+    centre.take(prepared)
+    first = {str(row.id): (row.name, row.details) for row in Product.objects.using("centre").all()}
+    assert (len(names(centre)), first[C]) == (12, ("p\ttab", {"a": "\\n"}))
+    mine = copied(centre)
+    Oplog.objects.using("centre").filter(stream=centre.stream).delete()
+    other.take(batch)
+    assert copied(other)[-len(usual) - 3 :] == mine[-len(usual) - 3 :]
+
+
+def test_what_is_unusual_is_not_prepared_but_left_for_its_turn(centre):
+    batch = centre.batch(brand(A, "a"))
+    assert centre.applier.prepare(batch) is batch  # brands are not known yet
+    centre.take(batch)
+    later = centre.batch(brand(B, "b"), save("shop.tag", None, id=C, label="t"))
+    assert centre.applier.prepare(later) is later
+    spoilt = msgspec.structs.replace(centre.batch(brand(B, "b")), changes=[msgspec.Raw(b'{"ts":2}')])
+    assert centre.applier.prepare(spoilt) is spoilt
+    with pytest.raises(Malformed):
+        centre.take(spoilt)
+
+
+def test_what_was_prepared_is_checked_in_its_turn(centre):
+    centre.apply(brand(A, "a"))
+    for wrong in ({"position": 7}, {"prev": 0}, {"last": 9}, {"ends": [9]}):
+        spoilt = msgspec.structs.replace(centre.batch(brand(B, "b")), **wrong)
+        prepared = centre.applier.prepare(spoilt)
+        assert isinstance(prepared, Prepared)
+        with pytest.raises(Gap):
+            centre.applier.apply([prepared])
+    assert set(names(centre)) == {A}
+
+
+def test_what_was_prepared_may_meet_fields_that_are_new(centre):
+    centre.apply(save("shop.tag", 1, id=A, label="a"))
+    batch = centre.batch(save("shop.tag", 2, id=B, label="b"))
+    prepared = centre.applier.prepare(batch)
+    assert isinstance(prepared, Prepared)
+    between = centre.batch(save("shop.tag", 3, id=C), prev=(batch.last, batch.position))
+    centre.take(prepared, between)
+    late = centre.applier.prepare(centre.batch(save("shop.tag", 4, id=D)))
+    centre.take(centre.batch(save("shop.tag", 2, id=B, label="c"), ends=True))
+    assert isinstance(late, Prepared)
+    tags = {str(tag.id): tag.label for tag in Tag.objects.using("centre").all()}
+    assert tags == {A: "a", B: "c", C: ""}
+
+
 def test_a_group_larger_than_what_is_held_is_one_transaction(centre, monkeypatch):
     monkeypatch.setattr("mirror.apply._FLUSH", 7)
     numbers = count()
@@ -726,7 +808,8 @@ def test_models_that_are_not_listed_here_are_skipped_counted_and_copied(centre, 
 
 def test_a_field_that_does_not_come_keeps_its_value_here_or_takes_its_default(centre):
     centre.apply(save("shop.ticket", A, text="a", secret="from an older source"))
-    Ticket.objects.using("centre").update(secret="ours")
+    with maintenance("a value of its own"):
+        Ticket.objects.using("centre").update(secret="ours")
     centre.apply(save("shop.ticket", A, text="b"), save("shop.ticket", B, text="new"))
     rows = Ticket.objects.using("centre").order_by("id").values_list("text", "secret")
     assert list(rows) == [("b", "ours"), ("new", "")]
@@ -764,13 +847,15 @@ def test_rows_matched_by_uuid_come_from_many_sources(centre):
 def test_applying_does_not_echo(centre, settings):
     settings.MIRROR = {"MODELS": ["shop.*"], "DATABASE": "centre"}
     capture.prepare(connections["centre"])
-    Brand.objects.using("centre").create(id=C, name="its own")
+    with maintenance("a row of its own"):
+        Brand.objects.using("centre").create(id=C, name="its own")
     applier = Applier(centre.source.pk, fence=0, using="centre")
     applier.apply([centre.batch(brand(A, "a"), product(B, second_brand=A))])
     assert [json.loads(entry.payload)["name"] for entry in Outbox.objects.using("centre").all()] == [
         "its own"
     ]
-    Brand.objects.using("centre").filter(id=A).update(name="changed here")
+    with maintenance("a row of its own"):
+        Brand.objects.using("centre").filter(id=A).update(name="changed here")
     assert Outbox.objects.using("centre").count() == 2
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import mirror
+from mirror import permits
+
 ROOT = Path(__file__).resolve().parents[2]
-PURE = ["mirror.errors", "mirror.changes", "mirror.wire", "mirror.session"]
+PURE = ["mirror.errors", "mirror.changes", "mirror.retention", "mirror.wire", "mirror.session"]
 IMPURE = {
     "django",
     "channels",
@@ -38,7 +41,17 @@ def test_a_pure_module_loads_no_framework_and_no_io(module):
 
 
 def test_importing_the_record_imports_nothing_else():
-    assert "import" not in (ROOT / "mirror" / "__init__.py").read_text()
+    script = "import sys, mirror; print(*(name for name in sys.modules if name.startswith('mirror')))"
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.split() == ["mirror"]
+
+
+def test_the_record_gives_what_it_promises_and_nothing_else():
+    assert mirror.maintenance is permits.maintenance
+    with pytest.raises(AttributeError, match="has no attribute 'maintenanse'"):
+        mirror.maintenanse  # noqa: B018
 
 
 def test_the_import_contracts_are_kept():

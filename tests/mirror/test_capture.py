@@ -5,6 +5,7 @@ import sqlite3
 import textwrap
 import uuid
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -370,7 +371,7 @@ def test_a_model_that_is_unlisted_loses_its_triggers(source, settings):
 
 
 def test_without_capture_there_are_no_triggers(source, settings):
-    settings.MIRROR = {"MODELS": ["shop.*"], "CAPTURE": None}
+    settings.MIRROR = {"MODELS": ["shop.*"], "CAPTURE": None, "READ_ONLY": False}
     call_command("migrate", verbosity=0)
     assert installed() == {}
     Brand.objects.create(name="a")
@@ -582,7 +583,7 @@ def model(source):
 
     def make(name: str, base: type[models.Model] = UUIDModel, meta: dict | None = None, **fields):
         options = type("Meta", (), {"app_label": "shop", **(meta or {})})
-        model = type(name, (base,), {"__module__": Brand.__module__, "Meta": options, **fields})
+        model: Any = type(name, (base,), {"__module__": Brand.__module__, "Meta": options, **fields})
         made.append(model)
         mirrored_models.cache_clear()
         with connection.schema_editor() as editor:

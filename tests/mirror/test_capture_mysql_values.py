@@ -182,7 +182,7 @@ def test_the_session_that_reads_does_not_matter(source):
 
 
 def test_triggers_do_not_depend_on_the_session_that_migrates(mariadb_source, django_db_blocker, settings):
-    settings.MIRROR = {"MODELS": ["shop.*"], "CAPTURE": None}
+    settings.MIRROR = {"MODELS": ["shop.*"], "CAPTURE": None, "READ_ONLY": False}
     options = {
         "charset": "latin1",
         "init_command": "SET sql_mode = 'ANSI_QUOTES', collation_connection = 'latin1_german1_ci'",

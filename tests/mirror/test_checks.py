@@ -273,6 +273,126 @@ def test_E007_is_silent_on_a_server_that_only_mirrors(check, monkeypatch):
     assert check(MODELS=["shop.*"], CAPTURE=None) == []
 
 
+# E008: retention
+
+
+@pytest.mark.parametrize("keep", [{"KEEP_DAYS": 11}, {"KEEP_DAYS": None}, {}])
+def test_E008_a_limit_below_what_is_to_be_kept_is_named(check, keep):
+    (error,) = check(MODELS=["shop.*"], OPLOG_DAYS=10, **keep)
+    assert error.id == "mirror.E008"
+    assert "MIRROR['OPLOG_DAYS'] is 10, but KEEP_DAYS asks to keep" in error.msg
+    assert "more than KEEP_DAYS" in error.hint
+
+
+def test_E008_is_silent_about_a_limit_above_it(check):
+    assert check(MODELS=["shop.*"], OPLOG_DAYS=10, KEEP_DAYS=10) == []
+    assert check(MODELS=["shop.*"], KEEP_DAYS=None) == []
+
+
+# E030, W030: the channel layer
+
+
+@pytest.fixture
+def layers(settings):
+    """Configure one of channels_redis under each of these names."""
+
+    def configure(*names, backend="channels_redis.core.RedisChannelLayer", **config):
+        settings.CHANNEL_LAYERS = {name: {"BACKEND": backend, "CONFIG": config} for name in names}
+
+    return configure
+
+
+WAITS = {"address": "redis://127.0.0.1", "socket_timeout": None}
+
+
+def test_E030_a_layer_that_is_not_configured_is_named(check, layers):
+    layers("default", "hints", hosts=[WAITS])
+    (error,) = check(MODELS=["shop.*"], CHANNEL_LAYER="hnits")
+    assert error.id == "mirror.E030"
+    assert "'hnits'" in error.msg
+    assert error.hint.startswith("Did you mean 'hints'?")
+
+
+def test_E030_a_project_without_layers_is_told_how_to_do_without(check):
+    (error,) = check(MODELS=["shop.*"], CHANNEL_LAYER="default")
+    assert error.id == "mirror.E030"
+    assert error.hint.startswith("Configured: none.")
+    assert check(MODELS=["shop.*"], CHANNEL_LAYER=None) == []
+
+
+def test_E030_is_silent_about_a_default_that_nobody_asked_for(check):
+    assert check(MODELS=["shop.*"]) == []
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        None,
+        ["redis://127.0.0.1"],
+        [("127.0.0.1", 6379)],
+        [{"address": "redis://127.0.0.1"}],
+        [WAITS, {"host": "127.0.0.1", "socket_timeout": 5}],
+    ],
+)
+def test_W030_a_redis_that_gives_up_waiting_is_warned_of(check, layers, hosts):
+    layers("default", hosts=hosts)
+    (warning,) = check(MODELS=["shop.*"])
+    assert warning.id == "mirror.W030"
+    assert '"socket_timeout": None' in warning.hint
+
+
+@pytest.mark.parametrize("hosts", [[WAITS], [WAITS, {"host": "127.0.0.1", "socket_timeout": 30}]])
+def test_W030_is_silent_where_the_hosts_let_wait(check, layers, hosts):
+    layers("default", hosts=hosts)
+    assert check(MODELS=["shop.*"]) == []
+
+
+@pytest.mark.parametrize(
+    "backend", ["channels.layers.InMemoryChannelLayer", "channels_redis.pubsub.RedisPubSubChannelLayer"]
+)
+def test_W030_is_silent_about_layers_that_do_not_wait_so(check, layers, backend):
+    layers("default", backend=backend)
+    assert check(MODELS=["shop.*"]) == []
+
+
+def test_W030_is_silent_about_a_layer_that_is_not_used_or_an_older_redis_py(check, layers, monkeypatch):
+    layers("other", hosts=["redis://127.0.0.1"])
+    assert check(MODELS=["shop.*"]) == []
+    layers("default", hosts=["redis://127.0.0.1"])
+    assert check(MODELS=["shop.*"], CHANNEL_LAYER=None) == []
+    monkeypatch.setattr("mirror.checks.version", lambda name: "7.1.0")
+    assert check(MODELS=["shop.*"]) == []
+
+
+# E040, E041, W040: who may write
+
+
+def test_E040_triggers_cannot_both_capture_and_refuse(check):
+    (error,) = check(MODELS=["shop.*"], READ_ONLY="triggers")
+    assert error.id == "mirror.E040"
+    assert check(MODELS=["shop.*"], READ_ONLY="triggers", CAPTURE=None) == []
+
+
+def test_E041_an_engine_without_triggers_cannot_refuse(check, monkeypatch):
+    monkeypatch.setattr(connections["default"], "vendor", "oracle")
+    (error,) = check(MODELS=["shop.*"], READ_ONLY="triggers", CAPTURE=None)
+    assert error.id == "mirror.E041"
+    assert "oracle" in error.msg
+    assert check(MODELS=["shop.*"], READ_ONLY=True, CAPTURE=None) == []
+
+
+@pytest.mark.parametrize(
+    ("capture", "read_only"), [("triggers", True), ("signals", True), ("signals", "triggers")]
+)
+def test_W040_who_captures_what_nobody_may_write_is_warned(check, capture, read_only):
+    assert ids(check(MODELS=["shop.*"], CAPTURE=capture, READ_ONLY=read_only)) == ["mirror.W040"]
+
+
+@pytest.mark.parametrize("read_only", ["auto", False])
+def test_W040_is_silent_where_the_application_may_write(check, read_only):
+    assert check(MODELS=["shop.*"], READ_ONLY=read_only) == []
+
+
 # W001: references
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -10,7 +11,20 @@ from django.utils import timezone
 from mirror import tokens
 from mirror.changes import Op
 from mirror.management.commands import mirrorstatus
-from mirror.models import ModelOwner, Oplog, Outbox, Source, Stream, Token
+from mirror.models import (
+    Again,
+    Loaded,
+    Loading,
+    LoadingState,
+    Mirror,
+    ModelOwner,
+    Oplog,
+    Outbox,
+    Source,
+    Stream,
+    Token,
+)
+from mirror.registry import mirrored_models
 from tests.project.shop.models import Tag
 
 pytestmark = pytest.mark.django_db
@@ -266,6 +280,96 @@ def test_mirrorsource_remove_of_an_unknown_name_says_where_to_look():
         run("mirrorsource", "remove", "nobody")
 
 
+# mirrorsource resync
+
+
+@pytest.fixture
+def followed(stream):
+    return Source.objects.create(name="shop", url=URL, token=TOKEN, stream=stream, cursor=5)
+
+
+def loading(source=None):
+    """What is to be loaded, by model: the state, and whether changes mean nothing until then."""
+    rows = Loading.objects.all() if source is None else source.loading.all()
+    return {row.model: (row.state, row.anew) for row in rows}
+
+
+def test_mirrorsource_resync_has_every_model_loaded(followed):
+    stdout, _ = run("mirrorsource", "resync", "shop")
+    assert loading() == dict.fromkeys(mirrored_models(), ("waiting", False))
+    assert f"{len(mirrored_models())} models are loaded from 'shop'" in stdout
+    assert "mirrorstatus" in stdout
+    followed.refresh_from_db()
+    assert followed.cursor == 5
+
+
+@pytest.mark.parametrize("model", ["shop.tag", "shop.Tag", "SHOP.TAG"])
+def test_mirrorsource_resync_may_be_of_one_model(followed, model):
+    stdout, _ = run("mirrorsource", "resync", "shop", "--model", model)
+    assert loading() == {"shop.tag": ("waiting", False)}
+    assert "shop.tag is loaded from 'shop'" in stdout
+
+
+def test_mirrorsource_resync_leaves_other_sources_and_models_as_they_are(followed):
+    other = Source.objects.create(name="other", url=URL, token=TOKEN)
+    for source in (followed, other):
+        for model in ("shop.tag", "shop.brand"):
+            Loading.objects.create(source=source, model=model, state=LoadingState.COPYING, anew=False)
+            Again.objects.create(source=source, model=model, pk_there="1", known=True)
+            Loaded.objects.create(source=source, model=model, key="1")
+    run("mirrorsource", "resync", "shop", "--model", "shop.tag")
+    assert loading(followed) == {"shop.tag": ("waiting", False), "shop.brand": ("copying", False)}
+    assert loading(other) == {"shop.tag": ("copying", False), "shop.brand": ("copying", False)}
+    for table in (Again, Loaded):
+        assert list(table.objects.order_by("source", "model").values_list("source", "model")) == [
+            (followed.pk, "shop.brand"),
+            (other.pk, "shop.brand"),
+            (other.pk, "shop.tag"),
+        ]
+
+
+def test_mirrorsource_resync_may_be_said_twice(followed):
+    run("mirrorsource", "resync", "shop")
+    Loading.objects.update(state=LoadingState.DONE, rows=7)
+    run("mirrorsource", "resync", "shop")
+    assert set(loading().values()) == {("waiting", False)}
+    assert set(Loading.objects.values_list("rows", flat=True)) == {0}
+
+
+@pytest.mark.parametrize("options", [[], ["--model", "shop.tag"]])
+def test_mirrorsource_resync_of_a_source_that_was_never_followed_loads_everything_anew(stream, options):
+    # With its rows as they are now it is followed from now on: what is not loaded would never come.
+    Source.objects.create(name="shop", url=URL, token=TOKEN)
+    stdout, _ = run("mirrorsource", "resync", "shop", *options)
+    assert loading() == dict.fromkeys(mirrored_models(), ("waiting", True))
+    assert f"{len(mirrored_models())} models are loaded" in stdout
+
+
+@pytest.mark.parametrize("state", ["waiting", "copying", "copied", "settling"])
+@pytest.mark.parametrize("options", [[], ["--model", "shop.tag"]])
+def test_mirrorsource_resync_of_what_is_loaded_anew_keeps_its_changes_from_coming_early(
+    followed, state, options
+):
+    Loading.objects.create(source=followed, model="shop.tag", state=state, anew=True)
+    Loading.objects.create(source=followed, model="shop.brand", state=LoadingState.DONE, anew=True)
+    run("mirrorsource", "resync", "shop", *options)
+    assert loading()["shop.tag"] == ("waiting", True)
+    assert loading()["shop.brand"] == (("done", True) if options else ("waiting", False))
+
+
+def test_mirrorsource_resync_of_an_unknown_name_says_where_to_look(followed):
+    with pytest.raises(CommandError, match=r"no source named 'nobody'.*mirrorsource list"):
+        run("mirrorsource", "resync", "nobody")
+    assert not loading()
+
+
+@pytest.mark.parametrize("model", ["shop.nothing", "auth.User", "tag", ""])
+def test_mirrorsource_resync_of_a_model_that_is_not_mirrored_says_which_are(followed, model):
+    with pytest.raises(CommandError, match=r"is not mirrored here.*shop\.tag"):
+        run("mirrorsource", "resync", "shop", "--model", model)
+    assert not loading()
+
+
 # mirrorstatus
 
 
@@ -290,7 +394,7 @@ def test_mirrorstatus_shows_the_local_stream(write, stream):
     stdout, _ = run("mirrorstatus")
     header, row = stdout.splitlines()
     assert header.split("  ")[0] == "recorded here"
-    assert row.split() == [str(stream.uuid), "1698395500971553", "2023-10-27", "08:31:40", "1", "1"]
+    assert row.split() == [str(stream.uuid), "1698395500971553", "2023-10-27", "08:31:40", "1", "1", "1"]
 
 
 def test_mirrorstatus_shows_each_source_in_plain_columns(source, stream):
@@ -308,6 +412,31 @@ def test_mirrorstatus_shows_a_source_that_was_never_heard(source, stream):
     Source.objects.update(heard_at=None, state="new", cursor=0, head=0)
     row = run("mirrorstatus")[0].splitlines()[1]
     assert " ".join(row.split()) == "shop not followed yet 0 - 0 0 - never -"
+
+
+@pytest.mark.parametrize("terminal", [StringIO, Terminal])
+@pytest.mark.parametrize(
+    ("rows", "total", "told"),
+    [
+        (30, 120, "shop: loading shop.brand, 30 of 120 rows (25 %), 1 more model to come"),
+        (130, 120, "shop: loading shop.brand, 130 of 120 rows (100 %), 1 more model to come"),
+        (0, 0, "shop: loading shop.brand, 0 of 0 rows, 1 more model to come"),
+        (30, None, "shop: loading shop.brand, 30 rows, 1 more model to come"),
+    ],
+)
+def test_mirrorstatus_shows_what_is_loaded_and_how_far(source, terminal, rows, total, told):
+    run("mirrorsource", "resync", "shop")
+    Loading.objects.exclude(model__in=["shop.brand", "shop.tag"]).update(state=LoadingState.DONE)
+    brand = Loading.objects.filter(model="shop.brand")
+    brand.update(state=LoadingState.COPYING, began_at=timezone.now(), rows=rows, total=total)
+    assert told in run("mirrorstatus", stdout=terminal())[0]
+
+
+def test_mirrorstatus_shows_the_last_model_that_is_loaded_and_nothing_of_those_that_are(source):
+    Loading.objects.create(source=source, model="shop.tag", state=LoadingState.SETTLING, anew=False, rows=3)
+    assert run("mirrorstatus")[0].endswith("\n\nshop: loading shop.tag, 3 rows\n")
+    Loading.objects.update(state=LoadingState.DONE)
+    assert "loading" not in run("mirrorstatus")[0]
 
 
 def test_mirrorstatus_of_a_new_server_says_how_to_begin(stream):
@@ -378,9 +507,86 @@ def kept():
     return list(Oplog.objects.order_by("ts").values_list("ts", flat=True))
 
 
-def test_pruneoplog_without_a_limit_asks_for_one(stream):
-    with pytest.raises(CommandError, match="--keep-days N, --keep-changes N, or both"):
-        run("pruneoplog")
+@pytest.fixture
+def follow(stream):
+    """Let a mirror be seen so many days ago, with this cursor."""
+
+    def follow(cursor, *, days=0.0, token="office", mirror="m", stream=stream):
+        seen = timezone.now() - timedelta(days=days)
+        return Mirror.objects.create(
+            stream=stream,
+            token=token,
+            mirror=mirror,
+            cursor=cursor,
+            position=0,
+            first_seen=seen,
+            last_seen=seen,
+        )
+
+    return follow
+
+
+def test_pruneoplog_without_a_limit_does_what_the_settings_say(write, stream, settings):
+    recent = now_ts() - 86_400_000_000
+    write(10, 20, recent, recent + 5)
+    settings.MIRROR = {**settings.MIRROR, "KEEP_DAYS": 30}
+    assert run("pruneoplog")[0].startswith(f"{stream}: 2 deleted, 2 kept, those after 1970-01-01 00:00:00")
+    assert kept() == [recent, recent + 5]
+    settings.MIRROR = {**settings.MIRROR, "KEEP_DAYS": 0.5}
+    run("pruneoplog")
+    assert kept() == [recent + 5]
+
+
+def test_pruneoplog_keeps_what_a_mirror_lacks_and_says_who(write, follow):
+    write(10, 20, 30, 40)
+    follow(20, token="slow", mirror="m1")
+    follow(30, token="fast", mirror="m2")
+    stdout, _ = run("pruneoplog", "--keep-changes", "1")
+    assert kept() == [30, 40]
+    assert "more is kept for mirror slow m1, which has the changes up to" in stdout
+    assert "fast" not in stdout
+
+
+@pytest.mark.parametrize("why", ["seen too long ago", "revoked", "forgotten"])
+def test_pruneoplog_waits_for_no_mirror_that_will_not_come(write, follow, why):
+    tokens.create("office")
+    write(10, 20, 30)
+    follow(0, days=91 if why == "seen too long ago" else 89)
+    if why == "revoked":
+        run("mirrortoken", "revoke", "office")
+    if why == "forgotten":
+        run("mirrorfollower", "forget", "m")
+    run("pruneoplog", "--keep-days", "1")
+    assert kept() == [30]
+
+
+def test_pruneoplog_over_a_cap_says_whom_it_cuts_off(write, follow, settings, caplog):
+    settings.MIRROR = {**settings.MIRROR, "OPLOG_DAYS": 60}
+    write(10, 20, 30)
+    follow(0)
+    stdout, _ = run("pruneoplog", "--dry-run")
+    assert "2 would go, 1 kept" in stdout
+    assert "cut off: mirror office m, which has the changes up to none yet, seen" in stdout
+    assert not caplog.records
+    run("pruneoplog")
+    assert kept() == [30]
+    assert [record.getMessage().partition(" from ")[0] for record in caplog.records] == [
+        "mirror office m is cut off"
+    ]
+
+
+def test_pruneoplog_before_a_time(write):
+    write(10_000_000, 20_000_000, 30_000_000)
+    run("pruneoplog", "--before", "1970-01-01T00:00:15")
+    assert kept() == [20_000_000, 30_000_000]
+    run("pruneoplog", "--before", "1970-01-01T01:00:20+01:00")
+    assert kept() == [20_000_000, 30_000_000]
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01T00:00:00", "5"])
+def test_pruneoplog_refuses_what_is_no_time(text):
+    with pytest.raises(CommandError, match="a time such as"):
+        run("pruneoplog", f"--before={text}")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "ten", "²", ""])
@@ -393,7 +599,7 @@ def test_pruneoplog_keep_changes_keeps_the_newest(write, stream):
     write(10, 20, 30, 40)
     stdout, _ = run("pruneoplog", "--keep-changes", "3")
     assert kept() == [20, 30, 40]
-    assert stdout == f"{stream}: 1 deleted\n"
+    assert stdout == f"{stream}: 1 deleted, 3 kept, those after 1970-01-01 00:00:00\n"
     stream.refresh_from_db()
     assert (stream.anchor, stream.anchor_position) == (10, 1)
 
@@ -438,19 +644,69 @@ def test_pruneoplog_deletes_whole_groups_only(write):
 
 def test_pruneoplog_dry_run_deletes_nothing(write):
     write(10, 20, 30)
-    assert "at most 2 would go" in run("pruneoplog", "--keep-changes", "1", "--dry-run")[0]
+    assert "2 would go, 1 kept" in run("pruneoplog", "--keep-changes", "1", "--dry-run")[0]
     assert kept() == [10, 20, 30]
 
 
 def test_pruneoplog_prunes_the_copies_too(write, stream):
     write(10, 20)
-    copy = Stream.objects.create(head=20, position=2)
+    copy = Stream.objects.create(head=20, position=20, anchor=14, anchor_position=14)
     Oplog.objects.bulk_create(
         Oplog(stream=copy, ts=ts, position=ts, op="SAVE", model="shop.tag", key="1", ends_group=True, body="")
-        for ts in (15, 20)
+        for ts in range(15, 21)
     )
     run("pruneoplog", "--keep-changes", "1")
     assert list(Oplog.objects.order_by("stream_id").values_list("stream", "ts")) == [
         (stream.pk, 20),
         (copy.pk, 20),
     ]
+
+
+# mirrorfollower
+
+
+def test_mirrorfollower_lists_who_follows(write, follow):
+    write(10, 20)
+    follow(10, token="office", mirror="m1")
+    follow(20, token="shop", mirror="m2", days=91)
+    header, *rows = run("mirrorfollower", "list")[0].splitlines()
+    assert header.split()[:4] == ["mirror", "of", "token", "state"]
+    assert [row.split()[:4] for row in rows] == [
+        ["m1", "office", "awaited", "10"],
+        ["m2", "shop", "gone", "20"],
+    ]
+
+
+def test_mirrorfollower_forgets_one_by_its_own_name(follow):
+    follow(10, token="office", mirror="m1")
+    follow(10, token="office", mirror="m2")
+    assert "office m1 is forgotten" in run("mirrorfollower", "forget", "m1")[0]
+    assert list(Mirror.objects.values_list("mirror", flat=True)) == ["m2"]
+
+
+def test_mirrorfollower_forgets_one_by_its_token_where_that_is_clear(follow):
+    follow(10, token="office", mirror="m1")
+    follow(10, token="office", mirror="m2")
+    follow(10, token="shop", mirror="m3")
+    follow(20, token="shop", mirror="m3", stream=Stream.objects.create())
+    run("mirrorfollower", "forget", "shop")
+    assert set(Mirror.objects.values_list("token", flat=True)) == {"office"}
+    with pytest.raises(CommandError, match=r"Several mirrors use the token 'office'.*: m1, m2"):
+        run("mirrorfollower", "forget", "office")
+    assert Mirror.objects.count() == 2
+
+
+def test_mirrorfollower_says_that_it_knows_no_such_mirror(stream):
+    with pytest.raises(CommandError, match=r"No mirror 'm'.*mirrorfollower list"):
+        run("mirrorfollower", "forget", "m")
+
+
+@pytest.mark.parametrize("terminal", [StringIO, Terminal])
+def test_mirrorstatus_shows_the_mirrors(write, follow, terminal):
+    write(10, 20)
+    follow(10, mirror="m1\x1b]0;owned\x07[red]")
+    stdout, _ = run("mirrorstatus", stdout=terminal())
+    assert "office" in stdout
+    assert "awaited" in stdout
+    assert "\x1b]0" not in stdout
+    assert "[red]" in "".join(stdout.split())

@@ -29,6 +29,9 @@ def test_whole_numbers_serve_as_seconds():
         ({"MODELS": [5]}, "MIRROR.MODELS"),
         ({"CAPTURE": "magic"}, "MIRROR.CAPTURE"),
         ({"CAPTURE": False}, "MIRROR.CAPTURE"),
+        ({"READ_ONLY": "yes"}, "MIRROR.READ_ONLY"),
+        ({"READ_ONLY": None}, "MIRROR.READ_ONLY"),
+        ({"READ_ONLY": 1}, "MIRROR.READ_ONLY"),
         ({"HEARTBEAT": "5"}, "MIRROR.HEARTBEAT"),
         ({"HEARTBEAT": 0}, "MIRROR.HEARTBEAT"),
         ({"SEQUENCER_PAUSE": -0.1}, "MIRROR.SEQUENCER_PAUSE"),
@@ -36,6 +39,16 @@ def test_whole_numbers_serve_as_seconds():
         ({"FRAME_BYTES": 1_000_001}, "MIRROR.FRAME_BYTES"),  # daphne takes no more
         ({"WINDOW_BYTES": 1.5}, "MIRROR.WINDOW_BYTES"),
         ({"APPLY_CHANGES": 0}, "MIRROR.APPLY_CHANGES"),
+        ({"CHANNEL_LAYER": False}, "MIRROR.CHANNEL_LAYER"),
+        ({"COMPRESSION": "deflate"}, "MIRROR.COMPRESSION"),
+        ({"COMPRESSION": 1}, "MIRROR.COMPRESSION"),
+        ({"KEEP_DAYS": -1}, "MIRROR.KEEP_DAYS"),
+        ({"WAIT_DAYS": 0}, "MIRROR.WAIT_DAYS"),
+        ({"WAIT_DAYS": None}, "MIRROR.WAIT_DAYS"),  # a dead mirror would hold back for ever
+        ({"OPLOG_BYTES": 1000}, "MIRROR.OPLOG_BYTES"),
+        ({"OPLOG_BYTES": "4 GiB"}, "MIRROR.OPLOG_BYTES"),
+        ({"OPLOG_DAYS": 0}, "MIRROR.OPLOG_DAYS"),
+        ({"PRUNE_INTERVAL": 0}, "MIRROR.PRUNE_INTERVAL"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_key(setting, named):
@@ -52,6 +65,17 @@ def test_a_setting_that_is_no_dict_is_refused(value):
 def test_no_capture_is_a_choice_and_so_is_nothing_at_all():
     assert decode_conf({"CAPTURE": None}).capture is None
     assert decode_conf({"SEQUENCER_PAUSE": 0}).sequencer_pause == 0
+
+
+def test_hints_between_processes_may_be_left_out():
+    assert decode_conf({}).channel_layer == "default"
+    assert decode_conf({"CHANNEL_LAYER": None}).channel_layer is None
+
+
+def test_limits_of_the_oplog_may_be_left_off():
+    setting = decode_conf({"KEEP_DAYS": None, "OPLOG_BYTES": None, "OPLOG_DAYS": None})
+    assert (setting.keep_days, setting.oplog_bytes, setting.oplog_days) == (None, None, None)
+    assert decode_conf({"KEEP_DAYS": 0}).keep_days == 0
 
 
 def test_a_changed_setting_counts_at_once_and_only_while_it_lasts():

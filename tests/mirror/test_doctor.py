@@ -16,6 +16,7 @@ from django.db.migrations.state import ModelState, ProjectState
 from django.test import override_settings
 from django.utils import timezone
 
+import mirror
 from mirror import capture, oplog
 from mirror.capture import holes
 from mirror.models import Hole, Oplog, Outbox, Stream
@@ -574,10 +575,25 @@ def test_an_oplog_that_reaches_back_less_than_a_day_is_found(log):
     log(1)
     stream = log(2)
     assert codes() == set()
-    oplog.prune(stream, before=stream.head)
+    oplog.prune(stream, upto=stream.head, limit=100)
     assert codes() == {"oplog-short"}
     assert finding("oplog-short").severity == "note"
     assert codes(timezone.now() + timedelta(hours=25)) == set()
+
+
+@on_every_engine
+def test_rows_that_were_there_before_their_capture_are_found(app, settings):
+    app()
+    assert codes() == set()
+    settings.MIRROR = {"MODELS": []}
+    call_command("migrate", verbosity=0)
+    execute("INSERT INTO depot_item (id, value) VALUES (1, 1)")
+    settings.MIRROR = {"MODELS": ["depot.*"]}
+    call_command("migrate", verbosity=0)
+    assert codes() == {"untold"}
+    assert finding("untold").severity == "note"
+    assert "depot.item" in finding("untold").what
+    assert run()[0] == 0
 
 
 # Holes of CAPTURE "signals"
@@ -620,6 +636,21 @@ def test_rows_of_a_migration_that_signals_cannot_tell_apart_are_found(signals):
 def test_cascades_that_signals_do_not_see_are_found(signals):
     signals(CHILD.format("DB_CASCADE"), CREATE_CHILD.format("DB_CASCADE"))
     assert codes() == {"hole-cascade"}
+
+
+# Maintenance of a server that is read-only
+
+
+@on_every_engine
+def test_what_was_written_in_maintenance_is_found(app, settings):
+    app()
+    settings.MIRROR = {"MODELS": ["depot.*"], "CAPTURE": None, "READ_ONLY": True}
+    holes._tallies.clear()
+    assert "hole-maintenance" not in codes()
+    with mirror.maintenance("a repair"):
+        execute("INSERT INTO depot_item (id, value) VALUES (1, 1)")
+    assert "a repair" in finding("hole-maintenance").what
+    Hole.objects.all().delete()
 
 
 # The command

@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from mirror import changes, errors, session, wire
+from mirror import changes, errors, retention, session, wire
 
-PURE = [errors, changes, wire, session]
+PURE = [errors, changes, retention, wire, session]
 
 
 @pytest.mark.parametrize("module", PURE)

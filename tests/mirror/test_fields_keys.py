@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -25,7 +26,7 @@ from tests.zoo.pairs import PAIRS
 
 pytestmark = pytest.mark.parametrize("engines", PAIRS)
 
-KEYS = {
+KEYS: dict[Any, list[Any]] = {
     TextKeyed: ["a", "b", " a", "é😀", 'it\'s \\ "quoted"', "null", "1"],
     UuidKeyed: [UUID(int=number << 64 | 4 << 76 | 8 << 60) for number in range(1, 4)],
     DayKeyed: [date(2026, 1, 1), date(1, 1, 1), date(9999, 12, 31)],

@@ -27,11 +27,11 @@ def pair(zoo_databases, django_db_blocker):
     engines = "postgresql", "postgresql"
     source, centre = (zoo_databases("postgresql", role, *APPS) for role in ("source", "centre"))
     for numbers_of_types in (get_hstore_oids, get_citext_oids):
-        numbers_of_types.cache_clear()  # by alias, whatever the database
+        numbers_of_types.cache_clear()  # type: ignore[attr-defined]  # by alias, whatever the database
     with django_db_blocker.unblock(), pairs.zoo(*APPS), pairs.paired(source, centre, engines) as made:
         yield made
     for numbers_of_types in (get_hstore_oids, get_citext_oids):
-        numbers_of_types.cache_clear()
+        numbers_of_types.cache_clear()  # type: ignore[attr-defined]
 
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from tests.zoo.models import Numbers, Texts, Times
 from tests.zoo.pairs import PAIRS, stored
 
 #: Each engine's own: model, column, and the SQL of a value that Django's field does not have.
-OWN = {
+OWN: dict[str, list[tuple[Any, ...]]] = {
     "sqlite": [
         (Numbers, "whole", "1.5"),
         (Numbers, "whole", "'many'"),
@@ -87,7 +88,7 @@ def test_what_only_one_engine_holds_is_taken_by_the_same_and_refused_by_another(
 
 
 #: Forms that an engine keeps apart although they mean the same to Django.
-FORMS = {
+FORMS: dict[str, list[tuple[Any, ...]]] = {
     "sqlite": [
         (Numbers, "money", "12.345", Decimal("12.34")),
         (Times, "moment", "'2026-01-01T08:00:00+05:30'", datetime(2026, 1, 1, 2, 30, tzinfo=UTC)),
@@ -144,7 +145,7 @@ def altered(model, column: str, kind: str):
 
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-NARROW = {
+NARROW: dict[str, list[tuple[Any, ...]]] = {
     "mariadb": [
         (Numbers, "money", "decimal(12, 1)", Decimal("1.25"), Decimal("1.20")),
         (Numbers, "money", "decimal(4, 2)", Decimal("123.00"), Decimal("12.00")),

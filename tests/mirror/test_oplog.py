@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mirror import oplog
 from mirror.changes import Change, Op, encode_change, mark_of
 from mirror.errors import Forked, Pruned, UnknownStream
 from mirror.models import Oplog, Stream
+from mirror.retention import Cut
 from tests.mirror.conftest import VENDORS
 
 pytestmark = pytest.mark.parametrize("vendor", VENDORS, indirect=True)
@@ -39,9 +42,8 @@ class History:
         stream.save()
 
     def prune(self, before: int) -> int:
-        pruned = oplog.prune(self.stream, before=before * SECOND)
-        self.stream.refresh_from_db()
-        return pruned
+        last, _position = oplog.last_before(self.stream, cut(before=before))
+        return oplog.prune(self.stream, upto=last, limit=1000)
 
     def resume(self, at: int, mark: str | None = None) -> int:
         ts = at * SECOND
@@ -50,6 +52,17 @@ class History:
     def kept(self) -> list[int]:
         changes = Oplog.objects.using("centre").filter(stream=self.stream).order_by("ts")
         return [ts // SECOND for ts in changes.values_list("ts", flat=True)]
+
+
+def cut(before: int = 0, position: int = 10**9, capped_before: int = 0, capped_position: int = 0) -> Cut:
+    return Cut(
+        before=before * SECOND,
+        position=position,
+        capped_before=capped_before * SECOND,
+        capped_position=capped_position,
+        waited_for=(),
+        held_by=None,
+    )
 
 
 def body(ts: int) -> str:
@@ -267,3 +280,158 @@ def test_pruning_leaves_other_streams_and_what_comes_next_alone(history):
     one.extend(1)
     assert (one.kept(), other.kept()) == ([20, 30], [10, 20])
     assert one.resume(30) == 3
+
+
+def test_pruning_goes_in_steps_that_end_with_groups(history):
+    past = history(1, 2, 1, 2, 1)
+    anchors = []
+    while oplog.prune(past.stream, upto=60 * SECOND, limit=2):
+        anchors.append(past.stream.anchor // SECOND)
+        assert past.kept()[0] > anchors[-1]
+        assert past.resume(anchors[-1]) == past.stream.anchor_position == anchors[-1] // 10
+    assert anchors == [10, 30, 40, 60]
+    assert past.kept() == [70]
+
+
+def test_a_group_larger_than_a_step_is_pruned_at_once_and_deleted_in_several(history):
+    """Nobody may resume, or begin, in the middle of it: the anchor goes before its rows."""
+    past = history(1, 7, 2)
+    assert oplog.prune(past.stream, upto=80 * SECOND, limit=3) == 1
+    seen = []
+    while oplog.prune(past.stream, upto=80 * SECOND, limit=3):
+        seen.append(past.kept()[0])
+        assert past.stream.anchor == 80 * SECOND
+        assert past.resume(80) == 8
+        with pytest.raises(Pruned):
+            past.resume(40)
+        assert oplog.seek(past.stream, 85 * SECOND)[:2] == (80 * SECOND, 8)
+    assert seen == [50, 80, 90]
+
+
+def test_rows_that_a_killed_process_left_before_the_anchor_go_first(history):
+    past = history(5, 1, 1)
+    oplog.prune(past.stream, upto=50 * SECOND, limit=2)
+    assert past.kept()[0] == 30
+    again = Stream.objects.using("centre").get(pk=past.stream.pk)
+    assert oplog.last_before(again, cut()) == (50 * SECOND, 5)
+    assert oplog.prune(again, upto=50 * SECOND, limit=10) == 3
+    assert past.kept() == [60, 70]
+
+
+def test_a_step_that_another_process_was_faster_with_does_nothing(history, monkeypatch):
+    past = history(1, 1, 1, 1)
+    read = past.stream.refresh_from_db
+
+    def refresh_and_be_late() -> None:
+        monkeypatch.setattr(past.stream, "refresh_from_db", read)
+        read()
+        faster = Stream.objects.using("centre").get(pk=past.stream.pk)
+        assert oplog.prune(faster, upto=20 * SECOND, limit=10) == 2
+
+    monkeypatch.setattr(past.stream, "refresh_from_db", refresh_and_be_late)
+    assert oplog.prune(past.stream, upto=30 * SECOND, limit=10) == 0
+    assert past.kept() == [30, 40], "what it deleted in vain came back"
+    assert oplog.prune(past.stream, upto=30 * SECOND, limit=10) == 1
+
+
+def test_a_step_that_fails_leaves_rows_and_anchor_as_they_were(history, monkeypatch):
+    past = history(1, 1, 1)
+
+    def fail(*args, **kwargs):
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("django.db.models.query.QuerySet.update", fail)
+        with pytest.raises(ConnectionError):
+            past.prune(before=25)
+    past.stream.refresh_from_db()
+    assert (past.kept(), past.stream.anchor) == ([10, 20, 30], 0)
+    assert past.prune(before=25) == 2
+
+
+# Where to cut
+
+
+@pytest.mark.parametrize("groups", [[1] * 9, [4, 5], [9]])
+def test_every_position_is_found_by_its_timestamp(history, groups):
+    past = history(*groups)
+    assert [oplog.ts_at(past.stream, place) // SECOND for place in range(10)] == list(range(0, 100, 10))
+
+
+def test_positions_are_found_in_bursts_and_after_a_prune(history):
+    past = history(*[1] * 4)
+    stream = past.stream
+    for ts in (*range(10**15, 10**15 + 40), 2 * 10**15, 2 * 10**15 + 1):
+        stream.head, stream.position = ts, stream.position + 1
+        Oplog.objects.using("centre").create(
+            stream=stream, ts=ts, position=stream.position, op=Op.SAVE, model="a.b", key="1", ends_group=True,
+            body=body(ts),
+        )  # fmt: skip
+    stream.save()
+    past.prune(before=25)
+    found = [oplog.ts_at(stream, place) for place in range(1, 47)]
+    assert found == [
+        *[20 * SECOND] * 2,
+        30 * SECOND,
+        40 * SECOND,
+        *range(10**15, 10**15 + 40),
+        2 * 10**15,
+        2 * 10**15 + 1,
+    ]
+
+
+def test_a_position_is_found_by_few_queries(history, django_assert_max_num_queries):
+    past = history(*[1] * 300)
+    with django_assert_max_num_queries(4, using="centre"):
+        assert oplog.ts_at(past.stream, 177) == 1770 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("limits", "last"),
+    [
+        ({"before": 45}, 40),
+        ({"before": 45, "position": 3}, 30),  # both must agree
+        ({"before": 15, "position": 5}, 10),
+        ({"before": 45, "position": 2}, 10),  # within a group: all of it is kept
+        ({"capped_before": 35}, 30),  # a cap asks nobody
+        ({"capped_position": 4}, 40),
+        ({"before": 15, "capped_position": 4}, 40),
+        ({"before": 45, "capped_before": 15}, 40),
+        ({}, 0),
+        ({"before": 999, "capped_position": 999}, 50),  # never the newest
+    ],
+)
+def test_the_last_group_of_a_cut_is_where_its_limits_say(history, limits, last):
+    past = history(1, 2, 1, 1, 1)
+    assert oplog.last_before(past.stream, cut(**limits)) == (last * SECOND, last // 10)
+
+
+def test_the_size_of_a_body_is_measured_in_bytes_where_the_changes_are(history):
+    past = history(*[1] * 100)
+    assert oplog.body_bytes(past.stream) == pytest.approx(len(body(500 * SECOND)), abs=1)
+    Oplog.objects.using("centre").filter(position__gt=25).update(body="ä" * 1000)
+    assert oplog.body_bytes(past.stream) == pytest.approx(1500, rel=0.25)
+    assert oplog.body_bytes(history(local=None).stream) == 1
+
+
+@given(
+    groups=st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    limit=st.integers(1, 9),
+    where=st.integers(0, 7),
+)
+@settings(max_examples=20)
+def test_after_any_step_the_log_begins_at_its_anchor_between_two_groups(history, groups, limit, where):
+    """Whoever dies after it leaves this; and in the end just that is gone which was to go."""
+    past = history(*groups, local=None)
+    ends = [sum(groups[:number]) * 10 for number in range(len(groups) + 1)]
+    upto = ends[min(where, len(groups) - 1)]
+    deleted = 0
+    while gone := oplog.prune(past.stream, upto=upto * SECOND, limit=limit):
+        deleted += gone
+        assert gone <= limit
+        anchor, kept = past.stream.anchor // SECOND, past.kept()
+        assert anchor in ends
+        assert kept == list(range(deleted * 10 + 10, ends[-1] + 10, 10))
+        assert anchor >= deleted * 10
+        assert past.resume(anchor) == past.stream.anchor_position == anchor // 10
+    assert (deleted, past.stream.anchor // SECOND) == (upto // 10, upto)

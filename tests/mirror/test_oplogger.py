@@ -37,7 +37,7 @@ def listen():
         oplogger.LOGGER.removeHandler(handler)
         handler.close()
     oplogger.LOGGER.level, oplogger.LOGGER.propagate = before
-    oplogger.LOGGER.manager._clear_cache()
+    oplogger.LOGGER.manager._clear_cache()  # type: ignore[attr-defined]
 
 
 @pytest.fixture

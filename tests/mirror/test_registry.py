@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -30,7 +31,7 @@ def model():
 
     def make(name: str, base: type[models.Model] = models.Model, *, meta: dict | None = None, **fields):
         options = type("Meta", (), {"app_label": "shop", **(meta or {})})
-        model = type(name, (base,), {"__module__": Brand.__module__, "Meta": options, **fields})
+        model: Any = type(name, (base,), {"__module__": Brand.__module__, "Meta": options, **fields})
         made.append(model)
         mirrored_models.cache_clear()
         return model

@@ -5,6 +5,7 @@ import math
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -97,7 +98,7 @@ def test_any_value_of_each_kind_arrives_as_it_is(source, centre, field):
     check()
 
 
-EDGES = {
+EDGES: dict[str, list[Any]] = {
     "text": ["", "\0", "a\0b", "\x1f\x7f\u2028", "\U0010ffff", "'\"\\", "😀" * 5000, "null", "%s %(a)s"],
     "big": [-(2**63), 2**63 - 1, 2**53 + 1, 0],
     "exact": [Decimal("0.00001"), Decimal("-9999999999.99999"), Decimal(1), Decimal("0.1")],

@@ -13,14 +13,19 @@ from mirror.session import TRANSITIONS, Limits, Role, Session, State
 from mirror.wire import (
     Ack,
     Batch,
+    Chunk,
     Entry,
     Error,
+    Fetch,
     Fragment,
     Frame,
     Heartbeat,
+    Piece,
     Subscribe,
     Subscribed,
     encode,
+    inflate,
+    pieces,
 )
 from tests.fakes import SessionPair
 
@@ -46,6 +51,9 @@ MESSAGES = {
     ),
     Heartbeat: Heartbeat(head=20, head_position=9, now=31),
     Ack: Ack(taken=0, cursor=10),
+    Fetch: Fetch(number=7, model="shop.tag"),
+    Piece: Piece(number=7, at=10, index=0, last=False, text="0"),
+    Chunk: Chunk(number=7, model="shop.tag", at=10),
     Error: Error(code="error", message=""),
 }
 
@@ -77,6 +85,20 @@ def source(**limits) -> Session:
     return session_in(State.STREAMING, Role.SOURCE, **limits)
 
 
+def asking(**limits) -> Session:
+    """A mirror that waits for rows."""
+    session = mirror(**limits)
+    session.send(MESSAGES[Fetch])
+    return session
+
+
+def asked(**limits) -> Session:
+    """A source that was asked for rows."""
+    session = source(**limits)
+    session.receive(encode(MESSAGES[Fetch]))
+    return session
+
+
 def changed(kind: type, **changes) -> str:
     return encode(msgspec.structs.replace(MESSAGES[kind], **changes))
 
@@ -90,12 +112,12 @@ def frame_of(size: int = 100, prev: int = 10, last: int = 12) -> Frame:
 EVERYTHING = [(state, role, kind) for state in State for role in Role for kind in MESSAGES]
 ALLOWED = [case for case in EVERYTHING if (case[1], case[2]) in TRANSITIONS[case[0]]]
 FORBIDDEN = [case for case in EVERYTHING if case not in ALLOWED]
-FRAMES = {Batch, Fragment}
+FRAMES = {Batch, Fragment, Piece}
 
 
 @pytest.mark.parametrize(("state", "speaker", "kind"), ALLOWED)
 def test_an_allowed_message_is_received_and_leads_to_the_tables_state(state, speaker, kind):
-    session = session_in(state, other(speaker))
+    session = asking() if (state, kind) == (State.STREAMING, Piece) else session_in(state, other(speaker))
     assert session.receive(encode(MESSAGES[kind])) == MESSAGES[kind]
     assert session.state is TRANSITIONS[state][speaker, kind]
 
@@ -134,8 +156,13 @@ def test_a_mirror_sends_no_frames():
         mirror().send(frame_of())
 
 
-@pytest.mark.parametrize("kind", [Batch, Fragment])
-def test_changes_go_out_as_frames_only(kind):
+def test_nobody_may_ever_say_a_chunk():
+    # Its size would be that of one frame, whatever the limit of a change.
+    assert not any(kind is Chunk for allowed in TRANSITIONS.values() for _, kind in allowed)
+
+
+@pytest.mark.parametrize("kind", [Batch, Fragment, Piece, Chunk])
+def test_changes_and_rows_go_out_as_frames_only(kind):
     # A Batch sent as a message would not be counted against the window.
     with pytest.raises(LocalProtocolError, match="Frames"):
         source().send(MESSAGES[kind])
@@ -385,6 +412,251 @@ def test_our_own_wrong_ack_does_not_go_out():
             session.send(ack)
 
 
+# Rows that were asked for
+
+
+def answer(session: Session, texts: list[str], **changes) -> list:
+    """What a mirror receives when the source says these pieces."""
+    last = len(texts) - 1
+    return [
+        session.receive(changed(Piece, **{"index": index, "last": index == last, "text": text, **changes}))
+        for index, text in enumerate(texts)
+    ]
+
+
+ROWS = Chunk(number=7, model="shop.tag", at=10, rows=[msgspec.Raw('{"a":"é"}'.encode())], total=1)
+
+
+def halves(message) -> list[str]:
+    text = encode(message)
+    return [text[: len(text) // 2], text[len(text) // 2 :]]
+
+
+def test_pieces_come_back_as_one_chunk():
+    session = asking()
+    first, chunk = answer(session, halves(ROWS))
+    assert isinstance(first, Piece)
+    assert chunk == ROWS
+    assert (session.cursor, session.position, session.asked) == (10, 3, None)
+
+
+def test_a_chunk_comes_right_after_the_group_whose_state_it_tells():
+    session = asking()
+    session.receive(changed(Batch))
+    chunk = msgspec.structs.replace(ROWS, at=12)
+    assert answer(session, halves(chunk), at=12)[-1] == chunk
+    assert session.receive(changed(Batch, prev=12, last=14, position=7, ends=[14])).last == 14
+
+
+def test_a_chunk_comes_right_after_a_change_in_fragments():
+    session = asking()
+    session.receive(changed(Fragment, text="0"))
+    session.receive(changed(Fragment, index=1, last=True, text="0"))
+    chunk = msgspec.structs.replace(ROWS, at=12)
+    assert answer(session, halves(chunk), at=12)[-1] == chunk
+
+
+def test_what_carries_no_changes_may_come_between_pieces():
+    session = asking()
+    first, second = halves(ROWS)
+    session.receive(changed(Piece, text=first))
+    session.receive(changed(Heartbeat))
+    assert session.send(Ack(taken=session.carried, cursor=10))
+    assert session.receive(changed(Piece, index=1, last=True, text=second)) == ROWS
+
+
+PIECES = {
+    "not the first": {"index": 1},
+    "of another question": {"number": 8},
+    "of the question before": {"number": 6},
+    "ahead of the stream": {"at": 11},
+    "behind the stream": {"at": 9},
+}
+
+
+@pytest.mark.parametrize("changes", PIECES.values(), ids=PIECES)
+def test_a_piece_that_does_not_follow_is_a_gap(changes):
+    with pytest.raises(Gap):
+        asking().receive(changed(Piece, **changes))
+
+
+@pytest.mark.parametrize("index", [0, 2, 3])
+def test_pieces_out_of_order_are_a_gap(index):
+    session = asking()
+    session.receive(changed(Piece))
+    with pytest.raises(Gap, match=f"piece {index}"):
+        session.receive(changed(Piece, index=index))
+
+
+@pytest.mark.parametrize("changes", [{"at": 12}, {"number": 8}])
+def test_the_pieces_of_one_chunk_belong_together(changes):
+    session = asking()
+    session.receive(changed(Piece))
+    with pytest.raises(Gap):
+        session.receive(changed(Piece, index=1, **changes))
+
+
+def test_rows_that_nobody_asked_for_are_a_gap():
+    with pytest.raises(Gap):
+        mirror().receive(changed(Piece))
+
+
+def test_rows_that_came_twice_are_a_gap():
+    session = asking()
+    answer(session, halves(ROWS))
+    with pytest.raises(Gap):
+        session.receive(changed(Piece))
+
+
+@pytest.mark.parametrize("at", [10, 12])
+def test_rows_within_a_group_are_a_gap(at):
+    # What the mirror has is not committed there, and no state of the source either.
+    session = asking()
+    session.receive(changed(Batch, ends=[]))
+    with pytest.raises(Gap, match="within a group"):
+        session.receive(changed(Piece, at=at))
+
+
+@pytest.mark.parametrize("at", [10, 12])
+def test_rows_within_a_changes_fragments_are_a_gap(at):
+    session = asking()
+    session.receive(changed(Fragment))
+    with pytest.raises(Gap):
+        session.receive(changed(Piece, at=at))
+
+
+@pytest.mark.parametrize("kind", [Batch, Fragment])
+def test_changes_within_rows_are_a_gap(kind):
+    session = asking()
+    session.receive(changed(Piece))
+    with pytest.raises(Gap):
+        session.receive(changed(kind))
+
+
+def test_an_empty_piece_is_malformed():
+    # There could be any number of them, each within every limit.
+    with pytest.raises(Malformed, match="empty"):
+        asking().receive(changed(Piece, text=""))
+
+
+def test_rows_over_the_limit_are_oversized():
+    # Beside the largest row there may be others, as many as a source reads at a time.
+    session = asking(change=10, frame=2**21)
+    for index, text in enumerate(["é" * 2**19, "é" * 2**19, "a" * 10]):
+        session.receive(changed(Piece, index=index, text=text))
+    with pytest.raises(Oversized, match="rows of more than 2097162 bytes"):
+        session.receive(changed(Piece, index=3, text="a"))
+
+
+def test_a_change_after_rows_has_its_whole_limit():
+    session = asking(change=200)
+    answer(session, halves(ROWS))
+    session.receive(changed(Fragment, text="a" * 200))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        "[",
+        "{}",
+        encode(ROWS)[:-1],
+        encode(ROWS) + encode(ROWS),
+        encode(ROWS)[:-1] + ',"also":1}',
+        encode(MESSAGES[Batch]),
+        encode(MESSAGES[Piece]),
+        encode(MESSAGES[Error]),
+        encode(msgspec.structs.replace(ROWS, number=8)),
+        encode(msgspec.structs.replace(ROWS, at=12)),
+    ],
+)
+def test_pieces_that_make_no_chunk_that_was_asked_for_are_malformed(text):
+    session = asking()
+    with pytest.raises(Malformed):
+        answer(session, [text[:1], text[1:]])
+    assert (session.cursor, session.state) == (10, State.STREAMING)
+
+
+def test_one_question_at_a_time():
+    again = msgspec.structs.replace(MESSAGES[Fetch], number=8)
+    with pytest.raises(LocalProtocolError, match="one question"):
+        asking().send(again)
+    with pytest.raises(Malformed, match="one question"):
+        asked().receive(encode(again))
+
+
+def test_the_next_question_may_follow_the_answer():
+    session = asking()
+    answer(session, halves(ROWS))
+    assert session.send(changed_fetch(number=8))
+    session = asked()
+    session.answered()
+    session.receive(encode(changed_fetch(number=8)))
+    assert session.asked == 8
+
+
+def changed_fetch(**changes) -> Fetch:
+    return Fetch(**{"number": 7, "model": "shop.tag", **changes})
+
+
+QUESTIONS = {
+    "a place and keys": {"after": 0, "keys": [1]},
+    "a place and no keys": {"after": "a", "keys": []},
+    "no keys": {"keys": []},
+}
+
+
+@pytest.mark.parametrize("changes", QUESTIONS.values(), ids=QUESTIONS)
+def test_rows_are_asked_for_by_a_place_or_by_keys(changes):
+    question = changed_fetch(**changes)
+    ours, theirs = mirror(), source()
+    with pytest.raises(LocalProtocolError, match="by a place or by keys"):
+        ours.send(question)
+    with pytest.raises(Malformed, match="by a place or by keys"):
+        theirs.receive(encode(question))
+    # It was not asked, so that another may be.
+    assert ours.send(changed_fetch(keys=[None, 0]))
+    assert theirs.receive(encode(changed_fetch(after=[]))).after == []
+
+
+def test_rows_cost_credit_like_changes():
+    frames = list(
+        pieces(number=7, model="shop.tag", at=10, rows=['"' + "é" * 200 + '"'] * 3, frame_bytes=1024)
+    )
+    ours, theirs = asking(window=1000), asked(window=1000)
+    for frame in frames:
+        if not theirs.ready:
+            assert theirs.outstanding >= 1000
+            with pytest.raises(LocalProtocolError, match="credit"):
+                theirs.send(frame)
+            theirs.receive(ours.send(Ack(taken=ours.carried, cursor=10)))
+        ours.receive(theirs.send(frame))
+    assert len(frames) > 3
+    assert ours.carried == theirs.carried == sum(frame.size for frame in frames)
+
+
+def test_rows_leave_the_sources_cursor_and_what_may_be_acknowledged():
+    session = asked()
+    session.send(frame_of(100))
+    (frame,) = pieces(number=7, model="m", at=12, frame_bytes=1024)
+    session.send(frame)
+    assert session.cursor == 12
+    session.receive(encode(Ack(taken=100 + frame.size, cursor=12)))
+    assert (session.outstanding, session.acked) == (0, 12)
+
+
+def test_a_source_that_floods_with_rows_is_stopped_at_the_window():
+    session = asking(window=1, change=10**6)
+
+    def flood():
+        for index in range(1000):
+            session.receive(changed(Piece, index=index, text="x" * 50))
+
+    with pytest.raises(Oversized, match="window"):
+        flood()
+    assert 1 + 1024 <= session.carried < 1 + 1024 + 200
+
+
 # Both sides together
 
 
@@ -397,8 +669,10 @@ class Connections(RuleBasedStateMachine):
         self.applied: list[str] = []
         self.connect()
 
-    def connect(self):
-        self.pair = SessionPair(LIMITS, self.log, self.applied, committed=len(self.applied))
+    def connect(self, *, compression=True):
+        self.pair = SessionPair(
+            LIMITS, self.log, self.applied, committed=len(self.applied), compression=compression
+        )
 
     @rule(sizes=st.lists(st.sampled_from([1, 40, 300, 480, 3000]), min_size=1, max_size=4))
     def write(self, sizes):
@@ -427,6 +701,11 @@ class Connections(RuleBasedStateMachine):
     def commit(self):
         self.pair.commit()
 
+    @precondition(lambda self: self.pair.streaming and self.pair.mirror.asked is None)
+    @rule()
+    def ask(self):
+        self.pair.ask()
+
     @precondition(lambda self: self.pair.streaming)
     @rule(aside=st.booleans())
     def acknowledge(self, aside):
@@ -434,9 +713,9 @@ class Connections(RuleBasedStateMachine):
             self.pair.set_aside()
         self.pair.acknowledge()
 
-    @rule()
-    def lose_the_line(self):
-        self.connect()
+    @rule(compression=st.booleans())
+    def lose_the_line(self, compression):
+        self.connect(compression=compression)
 
     @invariant()
     def the_mirror_has_a_prefix_of_whole_groups(self):
@@ -447,9 +726,20 @@ class Connections(RuleBasedStateMachine):
     def no_more_than_the_window_and_a_frame_is_under_way(self):
         pair = self.pair
         assert pair.source.outstanding < LIMITS.window + LIMITS.frame
-        assert sum(len(text.encode()) for text in pair.to_mirror if '"subscribed"' not in text) <= (
-            pair.source.outstanding
-        )
+        under_way = [
+            payload if isinstance(payload, bytes) else payload.encode() for payload in pair.to_mirror
+        ]
+        plain = [payload if payload.startswith(b"{") else inflate(payload, 1024) for payload in under_way]
+        assert sum(map(len, under_way)) <= sum(map(len, plain))
+        assert sum(len(text) for text in plain if b'"subscribed"' not in text) <= pair.source.outstanding
+
+    @invariant()
+    def rows_are_those_of_the_mirrors_own_place(self):
+        pair = self.pair
+        for number, chunk in enumerate(pair.chunks, start=1):
+            assert chunk.number == number
+            assert [bytes(raw).decode() for raw in chunk.rows] == pair.rows_at(chunk.at)
+        assert len(pair.chunks) == pair.asked - (pair.mirror.asked is not None)
 
     @invariant()
     def acknowledged_cursors_never_go_back(self):
@@ -466,15 +756,18 @@ class Connections(RuleBasedStateMachine):
         for _ in range(10 * len(self.log) + 100):
             while pair.to_source:
                 pair.deliver_to_source()
+            if pair.streaming and not pair.asked:
+                pair.ask()
             pair.pump()
             while pair.to_mirror:
                 pair.deliver_to_mirror()
             pair.commit()
             pair.set_aside()
             pair.acknowledge()
-            if len(self.applied) == len(self.log):
+            if len(self.applied) == len(self.log) and pair.chunks:
                 break
         assert self.applied == [entry.body for entry in self.log]
+        assert pair.chunks
 
 
 TestConnections = Connections.TestCase

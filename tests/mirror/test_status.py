@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mirror.models import Outbox, Source, Stream
+from mirror import tokens
+from mirror.models import Mirror, Outbox, Source, Stream
 from mirror.status import collect
 
 pytestmark = pytest.mark.django_db
@@ -31,11 +32,58 @@ def test_a_server_without_anything_is_ok():
 
 
 def test_the_local_stream_shows_its_head_and_what_waits():
-    stream = Stream.objects.create(local=True, head=5, position=2)
+    stream = Stream.objects.create(local=True, head=5, position=2, anchor=3, anchor_position=1)
     Stream.objects.create(local=None, head=9, position=9)
     Outbox.objects.create(op="SAVE", model="shop.tag", captured_at=6, payload="{}")
     here = collect(NOW).stream
     assert (here.stream, here.head, here.position, here.waiting) == (str(stream.uuid), 5, 2, 1)
+    assert (here.anchor, here.anchor_position) == (3, 1)
+
+
+def mirror_status(**fields):
+    stream = Stream.objects.create(head=9, position=9, anchor=3, anchor_position=3)
+    Mirror.objects.create(
+        **{
+            "stream": stream,
+            "token": "office",
+            "mirror": "m",
+            "cursor": 7,
+            "position": 7,
+            "first_seen": NOW - timedelta(days=300),
+            "last_seen": NOW,
+            **fields,
+        }
+    )
+    (status,) = collect(NOW).mirrors
+    return status
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "awaited"),
+        ({"last_seen": NOW - timedelta(days=90)}, "awaited"),
+        ({"last_seen": NOW - timedelta(days=90, seconds=1)}, "gone"),
+        ({"last_seen": NOW + timedelta(days=1)}, "awaited"),  # the clock was set back
+        ({"cursor": 3, "position": 3}, "awaited"),  # all that it lacks is still there
+        ({"cursor": 2, "position": 2}, "pruned"),
+        ({"cursor": 2, "position": 2, "last_seen": NOW - timedelta(days=100)}, "pruned"),
+    ],
+)
+def test_a_mirror_is_awaited_or_gone_or_what_it_lacks_is(fields, state):
+    status = mirror_status(**fields)
+    assert (status.token, status.mirror, status.state) == ("office", "m", state)
+    assert status.changes_behind == 9 - status.position
+
+
+def test_a_mirror_whose_token_is_revoked_is_gone():
+    tokens.create("office")
+    tokens.create("other")
+    tokens.revoke("other")
+    assert mirror_status().state == "awaited"
+    tokens.revoke("office")
+    (status,) = collect(NOW).mirrors
+    assert status.state == "gone"
 
 
 def test_a_source_that_was_never_followed_is_neither_level_nor_bad():
@@ -123,12 +171,35 @@ def test_other_states_are_ok(state):
 
 def test_the_json_object_is_stable():
     stream = Stream.objects.create(local=True, head=5, position=2)
+    Mirror.objects.create(
+        stream=stream, token="office", mirror="m", cursor=4, position=1, first_seen=NOW, last_seen=NOW
+    )
     source_status(state="live", heard_at=NOW, cursor=7, head=7, error_code="pruned", error_text="gone")
     assert json.loads(json.dumps(collect(NOW).as_json())) == {
         "version": 1,
         "now": "2026-01-01T12:00:00+00:00",
         "ok": True,
-        "stream": {"stream": str(stream.uuid), "head": 5, "position": 2, "waiting": 0},
+        "stream": {
+            "stream": str(stream.uuid),
+            "head": 5,
+            "position": 2,
+            "waiting": 0,
+            "anchor": 0,
+            "anchor_position": 0,
+        },
+        "mirrors": [
+            {
+                "token": "office",
+                "mirror": "m",
+                "stream": str(stream.uuid),
+                "state": "awaited",
+                "cursor": 4,
+                "position": 1,
+                "changes_behind": 1,
+                "first_seen": "2026-01-01T12:00:00+00:00",
+                "last_seen": "2026-01-01T12:00:00+00:00",
+            }
+        ],
         "sources": [
             {
                 "name": "shop",
@@ -147,16 +218,22 @@ def test_the_json_object_is_stable():
                 "attempts": 0,
                 "next_try_at": None,
                 "skipped": 0,
+                "loading": [],
             }
         ],
     }
 
 
-def test_collecting_costs_three_queries_however_many_sources(django_assert_num_queries):
+def test_collecting_costs_five_queries_however_many_sources_and_mirrors(django_assert_num_queries):
+    for name in ("x", "y"):
+        mirror_of = Stream.objects.create()
+        Mirror.objects.create(
+            stream=mirror_of, token=name, mirror="m", cursor=4, position=1, first_seen=NOW, last_seen=NOW
+        )
     Stream.objects.create(local=True)
     for name in ("a", "b", "c"):
         Source.objects.create(name=name, url="ws://shop/", token="t", stream=Stream.objects.create())
-    with django_assert_num_queries(3):
+    with django_assert_num_queries(5):
         collect(NOW)
 
 

@@ -95,7 +95,9 @@ def test_a_model_that_is_no_longer_listed_leaves_nothing_of_its_own(shop, settin
 
 
 @on_every_engine
-@pytest.mark.parametrize("mirror", [{"MODELS": []}, {"MODELS": ["depot.*"], "CAPTURE": None}])
+@pytest.mark.parametrize(
+    "mirror", [{"MODELS": []}, {"MODELS": ["depot.*"], "CAPTURE": None, "READ_ONLY": False}]
+)
 def test_where_nothing_is_captured_any_more_nothing_is_left(shop, settings, mirror):
     settings.MIRROR = mirror
     call_command("migrate", verbosity=0)

@@ -2,12 +2,28 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirror.errors import Malformed
-from mirror.wire import Batch, Entry, Fragment, decode, encode, segments
+from mirror.session import Limits, Role, Session
+from mirror.wire import (
+    COMPRESSIONS,
+    Batch,
+    Chunk,
+    Entry,
+    Fetch,
+    Fragment,
+    Piece,
+    Subscribe,
+    Subscribed,
+    decode,
+    encode,
+    pieces,
+    segments,
+)
 from tests import strategies
 
 SMALL = 1024
@@ -50,6 +66,21 @@ def test_deep_nesting_is_malformed(opening):
         '{"type":"subscribe","mirror":"m","window":1,"seek":-5}',
         '{"type":"subscribe","mirror":"m","window":1,"stream":"polls"}',
         '{"type":"subscribe","mirror":"m","window":1,"mark":"0123456789abcdef\\n"}',
+        '{"type":"fetch","number":1}',
+        '{"type":"fetch","number":1,"model":"a.b","before":1}',
+        '{"type":"fetch","number":1,"model":"a.b","keys":{}}',
+        '{"type":"fetch","number":1,"model":"a.b","keys":7}',
+        '{"type":"fetch","number":-1,"model":"a.b"}',
+        '{"type":"fetch","number":1,"model":null}',
+        json.dumps({"type": "fetch", "number": 1, "model": "m" * 201}),
+        json.dumps({"type": "fetch", "number": 1, "model": "a.b", "keys": [1] * 1001}),
+        '{"type":"piece","number":1,"at":1,"index":0,"last":true}',
+        '{"type":"piece","number":1,"at":1,"index":0,"last":true,"text":"","also":1}',
+        '{"type":"piece","number":1,"at":1,"index":0,"last":1,"text":""}',
+        '{"type":"chunk","number":1,"model":"a.b"}',
+        '{"type":"chunk","number":1,"model":"a.b","at":1,"also":1}',
+        '{"type":"chunk","number":1,"model":"a.b","at":1,"rows":{}}',
+        '{"type":"chunk","number":1,"model":"a.b","at":1,"total":-1}',
     ],
 )
 def test_a_message_with_a_wrong_field_is_malformed(text):
@@ -94,7 +125,7 @@ streams = strategies.entries(largest=4 * SMALL)
 
 @given(streams, st.sampled_from([SMALL, 2 * SMALL, 4096]))
 def test_every_frame_keeps_its_limit_and_knows_its_size(stream, frame_bytes):
-    for segment in cut(*stream, frame_bytes):
+    for segment in cut(*stream, frame_bytes=frame_bytes):
         for frame in segment.frames:
             assert frame.size == len(frame.text.encode()) <= frame_bytes
         assert segment.size == sum(frame.size for frame in segment.frames)
@@ -185,3 +216,135 @@ def test_whole_groups_are_parted_from_the_open_one_after_them():
     first, rest = (decode(segment.frames[0].text) for segment in cut(0, entries, SMALL))
     assert (first.prev, first.last, first.ends) == (0, 3, [2, 3])
     assert (rest.prev, rest.last, rest.ends) == (3, 5, [])
+
+
+# Rows that were asked for
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        0,
+        -(2**63),
+        1.5,
+        "",
+        "\x00'\"é😀",
+        False,
+        None,
+        ["A", 7],
+        ["A", None],
+        {"missing": 7},
+        "123e4567-e89b-12d3-a456-426614174000",
+    ],
+)
+def test_a_key_of_any_kind_travels_in_a_question(key):
+    for question in (
+        Fetch(number=1, model="shop.seat", after=key),
+        Fetch(number=1, model="shop.seat", keys=[key, key]),
+    ):
+        told = decode(encode(question))
+        assert told == question
+        assert type(told.after) is type(question.after)
+
+
+def test_as_many_keys_as_may_be_asked_for_travel():
+    question = Fetch(number=1, model="shop.counter", keys=list(range(1000)))
+    assert decode(encode(question)) == question
+
+
+def in_stream(frame_bytes: int, *, compression: bool) -> tuple[Session, Session]:
+    """A source and a mirror that has asked for rows, at the change 10."""
+    limits = Limits(window=2**40, frame=frame_bytes, change=2**30)
+    source, mirror = Session(Role.SOURCE, limits), Session(Role.MIRROR, limits)
+    offer = [*COMPRESSIONS] if compression else []
+    source.receive(mirror.send(Subscribe(mirror="m", window=2**40, compression=offer)))
+    answer = Subscribed(
+        stream="00000000-0000-0000-0000-000000000000",
+        outcome="started",
+        cursor=10,
+        position=3,
+        mark="",
+        head=10,
+        head_position=3,
+        now=1,
+        compression="deflate" if compression else None,
+    )
+    mirror.receive(source.send(answer))
+    source.receive(mirror.send(Fetch(number=7, model="shop.tag")))
+    return source, mirror
+
+
+rows = st.lists(
+    strategies.bodies(4 * SMALL) | strategies.json_values.map(lambda value: json.dumps(value)), max_size=8
+)
+
+
+@given(
+    rows=rows,
+    pending=st.lists(strategies.json_values, max_size=4),
+    after=strategies.json_values,
+    total=st.none() | strategies.counts,
+    refused=st.text(max_size=20),
+    frame_bytes=st.sampled_from([SMALL, 2 * SMALL, 4096]),
+    compression=st.booleans(),
+)
+@example(rows=[], pending=[], after=None, total=0, refused="", frame_bytes=SMALL, compression=False)
+@example(
+    rows=[json.dumps("\x00" * 9000)], pending=[], after=0, total=1, refused="", frame_bytes=SMALL,
+    compression=True,
+)  # fmt: skip
+def test_rows_come_together_again_from_pieces_within_the_limit(
+    rows, pending, after, total, refused, frame_bytes, compression
+):
+    source, mirror = in_stream(frame_bytes, compression=compression)
+    frames = list(
+        pieces(
+            number=7,
+            model="shop.tag",
+            at=10,
+            rows=rows,
+            pending=pending,
+            after=after,
+            total=total,
+            refused=refused,
+            frame_bytes=frame_bytes,
+        )
+    )
+    heard = []
+    for frame in frames:
+        assert frame.size == len(frame.text.encode()) <= frame_bytes
+        assert (frame.last, frame.end) == (10, None)
+        if compression:
+            frame.pack()
+        heard.append(mirror.receive(source.send(frame)))
+    source.answered()
+    assert all(isinstance(message, Piece) for message in heard[:-1])
+    assert heard[-1] == Chunk(
+        number=7,
+        model="shop.tag",
+        at=10,
+        rows=[msgspec.Raw(row.encode()) for row in rows],
+        pending=pending,
+        next=after,
+        total=total,
+        refused=refused,
+    )
+    assert mirror.carried == source.carried == sum(frame.size for frame in frames)
+    assert mirror.asked is source.asked is None
+
+
+@pytest.mark.parametrize("unit", ["a", '"', "\\", "\n", "\x7f", "é", "\u2028", "😀"])
+@pytest.mark.parametrize("frame_bytes", [4096, 256 * 1024, 1_000_000])
+def test_large_rows_are_cut_within_the_limit(unit, frame_bytes):
+    row = json.dumps(unit * 1_200_000, ensure_ascii=False)
+    _, mirror = in_stream(frame_bytes, compression=False)
+    made = list(pieces(number=7, model="m" * 200, at=10, rows=[row, "0"], frame_bytes=frame_bytes))
+    assert max(frame.size for frame in made) <= frame_bytes
+    *_, chunk = (mirror.receive(frame.text) for frame in made)
+    assert [bytes(raw).decode() for raw in chunk.rows] == [row, "0"]
+
+
+def test_the_envelope_of_a_piece_has_room_for_the_largest_numbers():
+    largest = 2**63 - 1
+    made = pieces(number=largest, model="😀" * 200, at=largest, rows=['"😀"'] * 500, frame_bytes=SMALL)
+    assert max(frame.size for frame in made) <= SMALL

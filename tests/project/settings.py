@@ -88,6 +88,8 @@ MIRROR = {
     **json.loads(os.environ.get("MIRROR_TEST_CONF", "{}")),
 }
 
+CHANNEL_LAYERS = json.loads(os.environ.get("MIRROR_TEST_LAYERS", "{}"))
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mirror.models import SourceState
-from mirror.status import SourceStatus
+from mirror.status import LoadingStatus, SourceStatus
 from streamer.cards import Card, Follower, source_card
 from streamer.pace import Pace
 from tests.streamer.records import NOW, SECOND, moment
@@ -28,6 +28,7 @@ LEVEL = SourceStatus(
     attempts=0,
     next_try_at=None,
     skipped=0,
+    loading=(),
 )
 
 
@@ -48,6 +49,26 @@ def test_every_state_has_words(state: str) -> None:
     shown = card(state=state)
     assert shown.state == state
     assert shown.state_words
+
+
+def loading(model: str, rows: int = 0, total: int | None = None, seconds: int | None = None) -> LoadingStatus:
+    began_at = None if seconds is None else moment(NOW - seconds * SECOND)
+    return LoadingStatus(model=model, state="copying", rows=rows, total=total, began_at=began_at)
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ([], "asks for the rows"),
+        ([loading("polls.choice")], "polls.choice: 0 rows"),
+        (
+            [loading("polls.choice", 12_000, 48_000, 10), loading("polls.vote")],
+            "polls.choice: 12,000 of 48,000 rows, about 0:00:30 left, then 1 more model",
+        ),
+    ],
+)
+def test_loading_says_of_which_model_and_how_far(models: list[LoadingStatus], words: str) -> None:
+    assert card(state="loading", loading=tuple(models)).state_words == words
 
 
 @pytest.mark.parametrize(

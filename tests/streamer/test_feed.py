@@ -346,7 +346,7 @@ def test_an_idle_look_costs_the_same_few_queries_however_many_sources_there_are(
     with CaptureQueriesContext(connection) as queries:
         step = feed.step(NOW + SECOND, following=[EMPTY])
     assert len(step.cards) == 201
-    assert len(queries) <= 5
+    assert len(queries) <= 6
 
 
 def test_two_hundred_streams_that_all_move_are_read_with_a_bounded_number_of_queries(feed: Feed) -> None:
@@ -357,7 +357,7 @@ def test_two_hundred_streams_that_all_move_are_read_with_a_bounded_number_of_que
     with CaptureQueriesContext(connection) as queries:
         batch = news(feed)
     assert (len(batch.lines), batch.skipped) == (ROOM, 400 - ROOM)
-    assert len(queries) <= ROOM + 5
+    assert len(queries) <= ROOM + 7
 
 
 def test_cards_are_json_with_the_agreed_fields(feed: Feed) -> None:

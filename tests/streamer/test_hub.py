@@ -11,9 +11,11 @@ import msgspec
 import pytest
 from django.db import connection
 
+from mirror import oplog
 from mirror.changes import Change, Op, encode_change
+from mirror.errors import Pruned
 from mirror.models import Oplog, Stream
-from mirror.wire import Batch, Fragment, decode
+from mirror.wire import Batch, Fragment, decode, deflate, inflate
 from streamer.hub import Hub, Tail
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -59,9 +61,10 @@ def ts_of(raw: msgspec.Raw) -> int:
 async def read_all(hub: Hub, tail: Tail, cursor: int) -> list[int]:
     """What a subscriber would be sent after ``cursor``, as the timestamps of the changes."""
     seen: list[int] = []
+    position = cursor
     while True:
         segment = tail.after(cursor)
-        found = [segment] if segment else await hub.page(tail, cursor)
+        found = [segment] if segment else await hub.page(tail, cursor, position)
         if not found:
             return seen
         for segment in found:
@@ -72,7 +75,7 @@ async def read_all(hub: Hub, tail: Tail, cursor: int) -> list[int]:
                     seen += [ts_of(raw) for raw in message.changes]
                 elif isinstance(message, Fragment) and message.last:
                     seen.append(message.ts)
-            cursor = segment.last
+            cursor, position = segment.last, segment.position
 
 
 @pytest.mark.parametrize("ring_bytes", [4096, 20_000, 8_000_000])
@@ -180,6 +183,37 @@ def test_the_ring_keeps_within_its_bytes(stream: Stream, hub: Hub, settings: obj
     assert 0 < asyncio.run(listen()) <= 20_000
 
 
+@pytest.mark.parametrize("size", [2000, 60_000])
+def test_a_frame_is_compressed_once_however_many_subscribers_want_it(
+    stream: Stream, hub: Hub, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[str] = []
+
+    def counted(text: str) -> str | bytes:
+        packed.append(threading.current_thread().name)
+        return deflate(text)
+
+    monkeypatch.setattr("mirror.wire.deflate", counted)
+
+    async def subscribe() -> None:
+        with hub.listen(stream) as (tail, _grown):
+            before = tail.head
+            await asyncio.to_thread(_grow_in_thread, stream, 1, size)
+            await asyncio.to_thread(_step_in_thread, hub)
+            segment = tail.after(before)
+            assert segment is not None
+            (frame,) = segment.frames
+            await asyncio.gather(*(hub.pack(frame) for _ in range(20)))
+            await hub.pack(frame)
+            assert isinstance(frame.packed, bytes)
+            assert inflate(frame.packed, 100_000).decode() == frame.text
+
+    asyncio.run(subscribe())
+    assert len(packed) == 1
+    # What takes long is kept off the loop that every subscriber shares.
+    assert packed[0].startswith("mirror-packer") == (size > 50_000)
+
+
 def test_the_last_listener_takes_the_tail_with_it(stream: Stream, hub: Hub) -> None:
     async def listen() -> None:
         with hub.listen(stream) as (first, _), hub.listen(stream) as (second, _):
@@ -188,3 +222,48 @@ def test_the_last_listener_takes_the_tail_with_it(stream: Stream, hub: Hub) -> N
             assert third is not first
 
     asyncio.run(listen())
+
+
+# Pruning meanwhile (F35)
+
+
+def prune_in_thread(stream: Stream, upto: int) -> None:
+    assert oplog.prune(Stream.objects.get(pk=stream.pk), upto=upto, limit=1000)
+    connection.close()
+
+
+def test_a_page_whose_beginning_was_pruned_is_refused_and_never_cut_short(stream: Stream, hub: Hub) -> None:
+    for _ in range(20):
+        grow(stream, 1)
+
+    async def subscribe() -> None:
+        with hub.listen(stream) as (tail, _grown):
+            assert await read_all(hub, tail, 3) == list(range(4, 21))
+            await asyncio.to_thread(prune_in_thread, stream, 8)
+            for cursor in range(8):
+                with pytest.raises(Pruned):
+                    await hub.page(tail, cursor, cursor)
+            assert await read_all(hub, tail, 8) == list(range(9, 21))
+
+    asyncio.run(subscribe())
+
+
+def test_a_tail_that_was_overtaken_by_pruning_goes_on_without_a_hole(stream: Stream, hub: Hub) -> None:
+    grow(stream, 1)
+
+    async def subscribe() -> None:
+        with hub.listen(stream) as (tail, grown):
+            for _ in range(10):
+                await asyncio.to_thread(_grow_in_thread, stream, 2, 5)
+            await asyncio.to_thread(prune_in_thread, stream, 15)
+            await asyncio.to_thread(_step_in_thread, hub)
+            async with asyncio.timeout(5):
+                await grown.wait()
+            assert tail.head == stream.head == 21
+            for cursor in range(15):
+                with pytest.raises(Pruned):
+                    await read_all(hub, tail, cursor)
+            for cursor in range(15, 22):
+                assert await read_all(hub, tail, cursor) == list(range(cursor + 1, 22))
+
+    asyncio.run(subscribe())

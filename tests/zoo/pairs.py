@@ -240,7 +240,9 @@ def refused_by_source() -> tuple[type[Exception], ...]:
     errors: tuple[type[Exception], ...] = (DatabaseError, ValueError, ArithmeticError, TypeError)
     if connections["default"].vendor == "mysql":
         import pymysql
-        from MySQLdb.err import Error  # the same, but loaded a second time under this name
+
+        # The same, but loaded a second time under this name.
+        from MySQLdb.err import Error  # type: ignore[import-untyped]
 
         errors = (*errors, pymysql.Error, Error)
     return errors

@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from client.runner import Runner, missing, real_world, run, stop_on_signal
 from client.workers import Share, Workers, start_worker
 from mirror.conf import conf
+from mirror.pruning import pruning
 
 
 class Command(BaseCommand):
@@ -36,13 +37,17 @@ class Command(BaseCommand):
                 f"No source named {', '.join(unknown)}. See `manage.py mirrorsource list`, or add it with "
                 "`manage.py mirrorsource add NAME URL --token T`."
             )
-        if workers > 1:
-            reached = asyncio.run(_share_out(names, workers, until_level=until_caught_up))
-        else:
-            runner = Runner(names, conf(), real_world(conf()))
-            reached = run(runner, until_level=until_caught_up, on_signal=stop_on_signal)
+        with pruning():
+            reached = _follow(names, workers, until_level=until_caught_up)
         if not reached:
             sys.exit(1)
+
+
+def _follow(names: list[str], workers: int, *, until_level: bool) -> bool:
+    if workers > 1:
+        return asyncio.run(_share_out(names, workers, until_level=until_level))
+    runner = Runner(names, conf(), real_world(conf()))
+    return run(runner, until_level=until_level, on_signal=stop_on_signal)
 
 
 async def _share_out(names: list[str], count: int, *, until_level: bool) -> bool:

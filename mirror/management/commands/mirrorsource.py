@@ -13,7 +13,7 @@ from mirror.management.table import plain_table, when
 
 
 class Command(BaseCommand):
-    help = "Registers, lists and removes the servers that this one mirrors."
+    help = "Registers, lists, loads anew and removes the servers that this one mirrors."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -24,12 +24,15 @@ class Command(BaseCommand):
         add.add_argument("--token-file", type=Path, help="a file that holds the token and nothing else")
         add.add_argument("--from", dest="begin", default="start", help="start (the default), now, or a time")
         actions.add_parser("list", help="show the sources")
+        resync = actions.add_parser("resync", help="load the rows of a source as they are there now")
+        resync.add_argument("name")
+        resync.add_argument("--model", help="app_label.Model: only its rows")
         remove = actions.add_parser("remove", help="forget a source and its cursor; its rows stay")
         remove.add_argument("name")
 
     def handle(self, *, action: str, **options: Any) -> None:
         try:
-            {"add": self.add, "list": self.list, "remove": self.remove}[action](**options)
+            getattr(self, action)(**options)
         except (ValidationError, OSError, UnicodeError) as error:
             raise CommandError(" ".join(getattr(error, "messages", [str(error)]))) from error
 
@@ -47,6 +50,13 @@ class Command(BaseCommand):
     def list(self, **options: Any) -> None:
         rows = [(source.name, source.url, when(source.created_at)) for source in sources.registered()]
         self.stdout.write(plain_table(("name", "url", "added"), rows))
+
+    def resync(self, *, name: str, model: str | None, **options: Any) -> None:
+        models = sources.resync(name, model)
+        what = f"{models[0]} is" if len(models) == 1 else f"{len(models)} models are"
+        self.stdout.write(
+            f"{what} loaded from {name!r} by `manage.py runmirror`; `manage.py mirrorstatus` shows how far."
+        )
 
     def remove(self, *, name: str, **options: Any) -> None:
         sources.remove(name)

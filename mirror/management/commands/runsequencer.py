@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from mirror import oplogger
 from mirror.conf import conf
+from mirror.pruning import pruning
 from mirror.sequencer import Sequencer, run
 
 
@@ -34,4 +35,5 @@ class Command(BaseCommand):
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
-        run(sequencer, stopped=lambda: stopping, sleep=time.sleep)
+        with pruning():
+            run(sequencer, stopped=lambda: stopping, sleep=time.sleep)

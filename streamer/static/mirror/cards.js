@@ -15,6 +15,7 @@ const STATES = {
   refused: { word: "refused", tone: "bad" },
   stalled: { word: "stalled", tone: "warn" },
   connecting: { word: "connecting", tone: "busy" },
+  loading: { word: "loading", tone: "busy" },
   catching_up: { word: "catching up", tone: "busy" },
   recording: { word: "recording", tone: "good" },
   live: { word: "live", tone: "good" },
@@ -22,7 +23,7 @@ const STATES = {
   stopped: { word: "stopped", tone: "idle" },
 };
 const ORDER = Object.keys(STATES);
-const CONNECTED = new Set(["live", "catching_up", "recording"]);
+const CONNECTED = new Set(["live", "catching_up", "loading", "recording"]);
 
 class Card {
   constructor(template) {
