@@ -324,4 +324,5 @@ def _group(using: str) -> str:
     """A name that processes of one site share and no others, whoever else uses the same Redis."""
     place = connections[using].settings_dict
     told = "|".join(str(place.get(key, "")) for key in ("ENGINE", "HOST", "PORT", "NAME"))
-    return f"livemirror.{salted_hmac('streamer.hints', told).hexdigest()[:24]}"
+    name = salted_hmac("streamer.hints", told, algorithm="sha256").hexdigest()
+    return f"livemirror.{name[:24]}"
