@@ -9,15 +9,19 @@ import random
 import signal
 import time
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 from client.follower import Follower, World
 from client.link import connect
-from client.workers import Share
+from client.workers import Share, Workers, start_worker
 from mirror.conf import Conf, conf
 from mirror.errors import Superseded
 from mirror.models import Source
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 logger = logging.getLogger("mirror.client")
 
@@ -152,3 +156,27 @@ def run(runner: Runner, *, until_level: bool, on_signal: Callable[[Callable[[], 
         return not runner.superseded
 
     return asyncio.run(main())
+
+
+def follow(
+    names: Collection[str], workers: int, *, until_level: bool, output: Connection[Any, Any] | None = None
+) -> bool:
+    """Follow these sources, or all, in so many processes until a signal; True if the aim was reached.
+
+    ``output`` is where worker processes write what they would write to a terminal.
+    """
+    if workers > 1:
+        return asyncio.run(_share_out(names, workers, until_level=until_level, output=output))
+    return run(Runner(names, conf(), real_world(conf())), until_level=until_level, on_signal=stop_on_signal)
+
+
+async def _share_out(
+    names: Collection[str], count: int, *, until_level: bool, output: Connection[Any, Any] | None
+) -> bool:
+    workers = Workers(
+        [Share(number, of=count) for number in range(count)],
+        functools.partial(start_worker, names, until_level=until_level, output=output),
+        until_level=until_level,
+    )
+    stop_on_signal(workers.stop)
+    return await workers.run()

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import sys
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 logger = logging.getLogger("mirror.client")
 
@@ -103,17 +107,23 @@ async def _end_of(process: Process) -> int:
     return process.exitcode
 
 
-def start_worker(names: Collection[str], share: Share, *, until_level: bool) -> Process:
+def start_worker(
+    names: Collection[str], share: Share, *, until_level: bool, output: Connection[Any, Any] | None = None
+) -> Process:
     # Not forked: a copy of this process would share its database connection.
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(list(names), share, until_level))
+    process = context.Process(target=_work, args=(list(names), share, until_level, output))
     process.start()
     return process
 
 
-def _work(names: Collection[str], share: Share, until_level: bool) -> None:
+def _work(
+    names: Collection[str], share: Share, until_level: bool, output: Connection[Any, Any] | None
+) -> None:
     import django
 
+    if output is not None:
+        _write_to(output)
     django.setup()
     from client.runner import Runner, real_world, run, stop_on_signal
     from mirror.conf import conf
@@ -121,6 +131,14 @@ def _work(names: Collection[str], share: Share, until_level: bool) -> None:
     runner = Runner(names, conf(), real_world(conf()), share)
     if not run(runner, until_level=until_level, on_signal=partial(_stop_with_the_parent, stop_on_signal)):
         sys.exit(MISSED)
+
+
+def _write_to(output: Connection[Any, Any]) -> None:
+    """Instead of the terminal, where the parent shows something."""
+    for standard in (sys.stdout, sys.stderr):
+        if standard.isatty():
+            os.dup2(output.fileno(), standard.fileno())
+    output.close()
 
 
 def _stop_with_the_parent(

@@ -364,6 +364,17 @@ def wait_until_level(source: Site, centre: Site, *, name: str = "source", second
     )
 
 
+def wait_until_equal_heads(source: Site, centre: Site) -> None:
+    """Like wait_until_level, on every engine."""
+
+    def level() -> bool:
+        waiting = source.one("SELECT count(*) FROM mirror_outbox")
+        head = source.one("SELECT head FROM mirror_stream")
+        return waiting == 0 and centre.source_row()["cursor"] == head
+
+    wait_until(level)
+
+
 def wait_until_state(centre: Site, state: str, code: str = "", *, name: str = "source") -> dict[str, Any]:
     """Until the centre says this of a source; return all that it says."""
 

@@ -17,6 +17,7 @@ from tests.end_to_end.processes import (
     copy_database,
     restore_database,
     wait_until,
+    wait_until_equal_heads,
     wait_until_level,
     wait_until_state,
 )
@@ -90,15 +91,6 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path, worker_id: str) -> Iter
         source.serve()
         centre.follow("source", source.url, source.token())
         yield source, centre
-
-
-def wait_until_equal_heads(source: Site, centre: Site) -> None:
-    def level() -> bool:
-        waiting = source.one("SELECT count(*) FROM mirror_outbox")
-        head = source.one("SELECT head FROM mirror_stream")
-        return waiting == 0 and centre.source_row()["cursor"] == head
-
-    wait_until(level)
 
 
 @pytest.mark.parametrize("pair", PAIRS, indirect=True)

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from functools import partial
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from client.runner import Runner, missing, real_world, run, stop_on_signal
-from client.workers import Share, Workers, start_worker
-from mirror.conf import conf
+from client.display import shown, terminal
+from client.runner import follow, missing
 from mirror.pruning import pruning
 
 
@@ -37,27 +34,10 @@ class Command(BaseCommand):
                 f"No source named {', '.join(unknown)}. See `manage.py mirrorsource list`, or add it with "
                 "`manage.py mirrorsource add NAME URL --token T`."
             )
-        with pruning():
-            reached = _follow(names, workers, until_level=until_caught_up)
+        with pruning(), shown(names, terminal(no_color=options["no_color"])) as output:
+            reached = follow(names, workers, until_level=until_caught_up, output=output)
         if not reached:
             sys.exit(1)
-
-
-def _follow(names: list[str], workers: int, *, until_level: bool) -> bool:
-    if workers > 1:
-        return asyncio.run(_share_out(names, workers, until_level=until_level))
-    runner = Runner(names, conf(), real_world(conf()))
-    return run(runner, until_level=until_level, on_signal=stop_on_signal)
-
-
-async def _share_out(names: list[str], count: int, *, until_level: bool) -> bool:
-    workers = Workers(
-        [Share(number, of=count) for number in range(count)],
-        partial(start_worker, names, until_level=until_level),
-        until_level=until_level,
-    )
-    stop_on_signal(workers.stop)
-    return await workers.run()
 
 
 def _count(text: str) -> int:
