@@ -119,7 +119,7 @@ class RowReader:
             return
         try:
             uuid = self._resolve(reference, int(number))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             uuid = None  # no key of such a row
         told = None if uuid is None else str(self._uuids(reference)(uuid))
         fields[generic.number.name] = {MISSING: number} if told is None else {ROW: told}
