@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connections, transaction
 from django.db.models import F
 
-from mirror import loading
+from mirror import loading, verifying
 from mirror.conf import conf
 from mirror.errors import Doubled, Forked, Superseded
 from mirror.models import LoadingState, Oplog, Source, SourceState, Stream
@@ -93,6 +93,12 @@ class Books:
         source = self._source().filter(fence=self.fence).first()
         if source is not None:
             loading.cover(source, mirrored_models(), answer.untold)
+
+    def schedule(self) -> None:
+        """Have rows compared that were not for long."""
+        source = self._source().filter(fence=self.fence).first()
+        if source is not None:
+            verifying.schedule(source, datetime.now(UTC))
 
     def bind(self, place: Place, answer: Subscribed) -> None:
         """Hold the source to its stream: remember it the first time. Raises Forked, Superseded."""

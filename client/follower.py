@@ -25,7 +25,7 @@ from client.inbox import Inbox
 from client.link import Link
 from client.pace import Pace
 from client.spool import Spool
-from mirror.apply import Applied, Applier, Pause, Prepared, Question
+from mirror.apply import Applied, Applier, Pause, Prepared, Question, Verifier
 from mirror.conf import Conf
 from mirror.errors import (
     CODES,
@@ -104,6 +104,16 @@ class Connection:
     questions: int = 0
     #: Until when nothing is asked (monotonic seconds); None where nothing is to be loaded.
     ask_at: float | None = 0.0
+    #: The same of what is to be compared, once nothing is to be loaded.
+    compare_at: float | None = 0.0
+    asked_at: float = 0.0
+
+    @property
+    def next_at(self) -> float | None:
+        """When to ask for rows; None when there is nothing to ask, or an answer under way."""
+        if self.asked:
+            return None
+        return self.compare_at if self.ask_at is None else self.ask_at
 
 
 class Follower:
@@ -125,6 +135,8 @@ class Follower:
         self._spool = Spool(settings.window_bytes)
         self._pace = Pace(settings.apply_changes)
         self._applier: Applier | None = None
+        #: Kept from one connection to the next: what it knows no database does.
+        self._verifier: Verifier | None = None
         self._told: tuple[SourceState, str, str] | None = None
         self._since = datetime.now(UTC)
 
@@ -204,7 +216,7 @@ class Follower:
     async def _connection(self) -> None:
         place = await self._call(self.books.place)
         # On the source's own thread, because it holds that thread's database connection.
-        self._applier = await self._call(lambda: Applier(self.books.source_id, fence=self.books.fence))
+        self._applier = await self._call(self._begin_to_apply)
         self._spool.clear()
         if self._told is None:
             await self._tell(SourceState.CONNECTING)
@@ -223,11 +235,20 @@ class Follower:
                     task.result()
             except MirrorError as error:
                 await self._excuse(connection, error)
+                if isinstance(error, Malformed) and any(one.compares for one in connection.asked):
+                    # One of us does not know the question, or the answer: to ask again would end as this did.
+                    await self._give_up_comparing(error.code)
                 raise
             finally:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin_to_apply(self) -> Applier:
+        books = self.books
+        applier = Applier(books.source_id, fence=books.fence, using=books.using, verifier=self._verifier)
+        self._verifier = applier.verifier
+        return applier
 
     async def _finish(self, connection: Connection, applier: asyncio.Task[None]) -> None:
         """The batch that is being applied is finished and acknowledged; nothing new is begun."""
@@ -334,9 +355,8 @@ class Follower:
         while True:
             await asyncio.sleep(self.settings.heartbeat)
             await self._acknowledge(connection)
-            if connection.ask_at is None and await self._call(self._has_something_to_load):
-                connection.ask_at = 0.0
-                connection.arrived.set()
+            if connection.ask_at is None:
+                await self._look_for_work(connection)
 
     async def _acknowledge(self, connection: Connection) -> None:
         connection.acknowledged = connection.inbox.taken
@@ -385,8 +405,8 @@ class Follower:
     async def _arrived(self, connection: Connection) -> None:
         """Until something came, or it is time to ask for rows."""
         pause = None
-        if connection.ask_at is not None and not connection.asked:
-            pause = max(0.0, connection.ask_at - self.world.clock())
+        if connection.next_at is not None:
+            pause = max(0.0, connection.next_at - self.world.clock())
         try:
             async with asyncio.timeout(pause):
                 await connection.arrived.wait()
@@ -395,13 +415,18 @@ class Follower:
         connection.arrived.clear()
 
     async def _ask(self, connection: Connection) -> None:
-        ask_at = connection.ask_at
-        if ask_at is None or connection.asked or self.world.clock() < ask_at:
+        if connection.next_at is None or self.world.clock() < connection.next_at:
             return
+        if connection.ask_at is not None:
+            await self._ask_to_load(connection)
+        else:
+            await self._ask_to_compare(connection)
+
+    async def _ask_to_load(self, connection: Connection) -> None:
         assert self._applier is not None
         question = await self._call(self._applier.question)
         if question is None:
-            connection.ask_at = None
+            connection.ask_at, connection.compare_at = None, 0.0
             await self._settle(connection)
         elif isinstance(question, Pause):
             connection.ask_at = self.world.clock() + question.seconds
@@ -409,15 +434,38 @@ class Follower:
             await self._tell(SourceState.LOADING)
             await self._fetch(connection, question)
 
+    async def _ask_to_compare(self, connection: Connection) -> None:
+        assert self._applier is not None
+        question = await self._call(self._applier.comparison)
+        if self._applier.loader.active:
+            connection.ask_at = 0.0
+        if question is None:
+            connection.compare_at = None
+        elif isinstance(question, Pause):
+            connection.compare_at = self.world.clock() + question.seconds
+        else:
+            await self._fetch(connection, question)
+
+    async def _give_up_comparing(self, code: str) -> None:
+        verifier = self._verifier
+        assert verifier is not None
+        await self._call(lambda: verifier.give_up(code))
+
     async def _fetch(self, connection: Connection, question: Question) -> None:
         connection.asked.append(question)
         connection.questions += 1
+        connection.asked_at = self.world.clock()
         await connection.link.send(connection.session.send(_fetch(connection.questions, question)))
 
     async def _load(self, connection: Connection, chunk: Chunk) -> None:
         question, applier = connection.asked[0], self._applier
         assert applier is not None
-        if question.keys is None and chunk.next is not None and len(connection.asked) == 1:
+        if (
+            question.keys is None
+            and chunk.next is not None
+            and len(connection.asked) == 1
+            and not question.compares
+        ):
             # The source reads the next while these are written.
             await self._fetch(connection, Question(model=question.model, after=chunk.next))
         connection.busy = True
@@ -426,13 +474,30 @@ class Follower:
         finally:
             connection.busy = False
         connection.asked.pop(0)
+        if question.compares:
+            # As long as it took: half of the time belongs to others.
+            connection.compare_at = 2 * self.world.clock() - connection.asked_at
         self._backoff.reset()
         await self._acknowledge(connection)
 
-    def _has_something_to_load(self) -> bool:
-        assert self._applier is not None
-        self._applier.loader.refresh()
-        return self._applier.loader.active
+    async def _look_for_work(self, connection: Connection) -> None:
+        """Somebody may have asked for rows to be loaded or compared."""
+        applier = self._applier
+        assert applier is not None
+
+        def look() -> None:
+            if self.level.is_set():
+                self.books.schedule()
+            applier.loader.refresh()
+            applier.verifier.refresh()
+
+        await self._call(look)
+        if applier.loader.active:
+            connection.ask_at = 0.0
+        elif applier.verifier.active and connection.compare_at is None:
+            connection.compare_at = 0.0
+        if connection.next_at is not None:
+            connection.arrived.set()
 
     def _commit_now(self, batches: list[Batch | Prepared]) -> Applied:
         assert self._applier is not None
@@ -512,7 +577,14 @@ async def _finished(work: Any) -> None:
 
 def _fetch(number: int, question: Question) -> Fetch:
     keys = None if question.keys is None else list(question.keys)
-    return Fetch(number=number, model=question.model, after=question.after, keys=keys)
+    return Fetch(
+        number=number,
+        model=question.model,
+        after=question.after,
+        keys=keys,
+        digests=question.digests,
+        order=question.order,
+    )
 
 
 def _request(place: Place, window: int) -> Subscribe:

@@ -18,7 +18,20 @@ from django.utils.translation import gettext_lazy as _
 from mirror import tokens
 from mirror.changes import to_datetime
 from mirror.conf import conf
-from mirror.models import Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold
+from mirror.models import (
+    Again,
+    Difference,
+    Loading,
+    Mirror,
+    ModelOwner,
+    Oplog,
+    Outbox,
+    Source,
+    Stream,
+    Token,
+    Untold,
+    Verification,
+)
 from mirror.registry import mirrored_models
 
 if TYPE_CHECKING:
@@ -88,6 +101,18 @@ class StreamFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         chosen = self.value()
         return queryset.filter(stream=chosen) if chosen else queryset
+
+
+class SourceFilter(admin.SimpleListFilter):
+    title = _("source")
+    parameter_name = "source"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(source.pk), str(source)) for source in Source.objects.using(conf().database)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.value()
+        return queryset.filter(source=chosen) if chosen else queryset
 
 
 class ModelFilter(admin.SimpleListFilter):
@@ -178,6 +203,53 @@ class SourceAdmin(RecordAdmin):
 @admin.register(ModelOwner)
 class ModelOwnerAdmin(RecordAdmin):
     list_display = ["model", "source"]
+
+
+@admin.register(Loading)
+class LoadingAdmin(RecordAdmin):
+    list_display = ["model", "source", "state", "rows", "total", "began_at", "ended_at"]
+    list_filter = [SourceFilter, "state"]
+    list_select_related = ["source"]
+
+
+@admin.register(Again)
+class AgainAdmin(RecordAdmin):
+    list_display = ["model", "source", "pk_there", "known"]
+    list_filter = [SourceFilter, ModelFilter]
+    list_select_related = ["source"]
+    paginator = CappedPaginator
+    sortable_by = ()
+
+
+@admin.register(Verification)
+class VerificationAdmin(RecordAdmin):
+    list_display = [
+        "model",
+        "source",
+        "state",
+        "rows",
+        "missing",
+        "different",
+        "extra",
+        "refused",
+        "ended_at",
+    ]
+    list_filter = [SourceFilter, "state"]
+    list_select_related = ["source"]
+
+
+@admin.register(Difference)
+class DifferenceAdmin(RecordAdmin):
+    list_display = ["model", "key", "source", "kind", "fields", "found_time", "repaired"]
+    list_filter = [SourceFilter, ModelFilter, "kind", "repaired"]
+    list_select_related = ["source"]
+    search_fields = ["key__exact"]
+    search_help_text = _("A whole key: the UUID, or the primary key.")
+    ordering = ["-id"]
+
+    @admin.display(description=_("found at"))
+    def found_time(self, difference: Difference) -> str:
+        return _precise(difference.cursor)
 
 
 @admin.register(Untold)

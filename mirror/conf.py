@@ -63,6 +63,8 @@ class Conf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="uppe
     apply_changes: Annotated[int, msgspec.Meta(ge=1)] = 30_000
     #: What a mirror does when the source goes on with another history: load its rows anew, or halt.
     on_fork: Literal["resync", "halt"] = "resync"
+    #: Days between two comparisons of the rows with the source's; None: only on request.
+    verify_days: Annotated[float, msgspec.Meta(gt=0)] | None = 7.0
     #: Days for which changes are kept whoever has them; None: all are kept, up to the two limits below.
     keep_days: Annotated[float, msgspec.Meta(ge=0)] | None = None
     #: Days for which a mirror that does not come is waited for: what it lacks is kept.

@@ -338,3 +338,80 @@ class Loaded(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} {self.key}"
+
+
+class VerificationState(models.TextChoices):
+    WAITING = "waiting", _("waiting")
+    COMPARING = "comparing", _("comparing")
+    DONE = "done", _("done")
+
+
+class Verification(models.Model):
+    """The last comparison of a model's rows here with those of a source, or the one under way."""
+
+    source = models.ForeignKey(Source, models.CASCADE, related_name="verifications")
+    model = models.CharField(max_length=200)
+    state = models.CharField(
+        max_length=20, choices=VerificationState.choices, default=VerificationState.WAITING
+    )
+    #: Whether what is missing or different is loaded again, and what is there only here is deleted.
+    repair = models.BooleanField(default=False)
+    #: Rows of the source that were compared, and how many it had at the beginning.
+    rows = models.BigIntegerField(default=0)
+    total = models.BigIntegerField(null=True)
+    missing = models.BigIntegerField(default=0)
+    different = models.BigIntegerField(default=0)
+    extra = models.BigIntegerField(default=0)
+    #: The cursor at which the last rows were compared.
+    cursor = models.BigIntegerField(default=0)
+    #: The code of the error for which rows could not be compared.
+    refused = models.CharField(max_length=50, blank=True)
+    began_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("verification")
+        verbose_name_plural = _("verifications")
+        constraints = [
+            models.UniqueConstraint(fields=["source", "model"], name="mirror_verification_source_model")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} of {self.source}"
+
+    @property
+    def differences(self) -> int:
+        return self.missing + self.different + self.extra
+
+
+class DifferenceKind(models.TextChoices):
+    #: The source has it, and it is not here.
+    MISSING = "missing", _("missing")
+    DIFFERENT = "different", _("different")
+    #: It is here, and the source does not have it.
+    EXTRA = "extra", _("extra")
+
+
+class Difference(models.Model):
+    """A row that the last verification found to differ."""
+
+    source = models.ForeignKey(Source, models.CASCADE, related_name="differences")
+    model = models.CharField(max_length=200)
+    #: What identifies the row on every server, cut to size.
+    key = models.CharField(max_length=200)
+    kind = models.CharField(max_length=20, choices=DifferenceKind.choices)
+    #: The names of the fields that differ, where that is known: separated by commas.
+    fields = models.TextField(blank=True)
+    #: The cursor at which it was found.
+    cursor = models.BigIntegerField()
+    found_at = models.DateTimeField()
+    #: Whether it was mended, or is about to be: the row is loaded again, or deleted.
+    repaired = models.BooleanField(default=False)
+
+    class Meta:
+        verbose_name = _("difference")
+        verbose_name_plural = _("differences")
+        indexes = [models.Index(fields=["source", "model"], name="mirror_difference_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.key}: {self.kind}"

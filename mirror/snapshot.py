@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from itertools import accumulate
 from typing import Any
 from uuid import UUID
@@ -29,7 +30,8 @@ from mirror.errors import Busy, Malformed, UnknownModel, UnknownStream
 from mirror.models import Outbox, Stream
 from mirror.registry import MirroredModel, Reference, mirrored_models
 from mirror.rows import Row, RowReader, merge_payload
-from mirror.rows.keys import RowKeys
+from mirror.rows.canonical import Canonical, sum_of
+from mirror.rows.keys import RowKeys, order_of
 from mirror.rows.names import ContentTypeNames
 from mirror.trips import fetch_last
 
@@ -65,6 +67,14 @@ class Rows:
     at: int
     #: Each row as the JSON of a SAVE at that time, in the order of the source's primary key.
     rows: list[str] = field(default_factory=list)
+    #: The same where digests were asked for: the JSON of a list of the primary key, of what the row has in
+    #: the fields ``key``, and of the digest of its fields ``names``.
+    told: list[str] = field(default_factory=list)
+    key: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    #: Or the sum of the digests alone, and over how many rows; ``pending`` and ``next`` are identities then.
+    sum: str = ""
+    count: int = 0
     #: Primary keys, as they travel, of rows whose changes wait for their place: of the whole model, also of
     #: rows that are deleted already. None of them is in ``rows``.
     pending: list[Any] = field(default_factory=list)
@@ -91,6 +101,8 @@ def read(
     *,
     after: Any | None = None,
     keys: Sequence[Any] | None = None,
+    digests: bool = False,
+    order: str = "",
     limit: int,
     max_bytes: int,
 ) -> Rows:
@@ -98,7 +110,9 @@ def read(
 
     A key is what a change of the row says as its ``pk``, or what ``next`` was. After a key: at most ``limit``
     rows are looked at, and no more once ``max_bytes`` of JSON are read; but one at least. Of keys, at most
-    1000, those that exist are all in the answer, however large.
+    1000, those that exist are all in the answer, however large. With ``digests`` the rows are not told, but
+    what they come to, and ``max_bytes`` is what may be read for it; and what they come to together, if the
+    rows are in that ``order`` here.
 
     Raises UnknownModel, UnknownStream where nothing is captured, Malformed for what is no key of this model,
     Busy when too much waits for the sequencer, and RuntimeError within a transaction.
@@ -116,7 +130,11 @@ def read(
     if connection.in_atomic_block or not connection.get_autocommit():
         raise RuntimeError("a snapshot is read in a transaction of its own")
     with _one_moment(connection, mirrored) as (head, waiting):
-        return _Reading(connection, mirrored, head, waiting).read(after, keys, limit, max_bytes)
+        form = _Form.ROWS
+        if digests:
+            together = order and keys is None and order == order_of(mirrored, connection)
+            form = _Form.SUM if together else _Form.DIGESTS
+        return _Reading(connection, mirrored, head, waiting, form).read(after, keys, limit, max_bytes)
 
 
 # The transaction
@@ -177,20 +195,44 @@ def _readable(text: bytes) -> str:
 # The rows
 
 
+def told_key(mirrored: MirroredModel) -> tuple[str, ...]:
+    """Fields that identify a row where its primary key, as it travels, does not."""
+    pk = mirrored.pk
+    if pk is None:
+        return ()
+    return tuple(field.name for field in mirrored.key if field is not pk or pk.reference is not None)
+
+
+class _Form(Enum):
+    """What is told of rows."""
+
+    ROWS = "rows"
+    DIGESTS = "digests"
+    SUM = "sum"
+
+
 class _Reading:
     """Of one model, in one snapshot."""
 
     def __init__(
-        self, connection: BaseDatabaseWrapper, mirrored: MirroredModel, head: int, waiting: int
+        self,
+        connection: BaseDatabaseWrapper,
+        mirrored: MirroredModel,
+        head: int,
+        waiting: int,
+        form: _Form,
     ) -> None:
         self._connection = connection
         self._mirrored = mirrored
+        self._form = form
+        self._canonical = Canonical(mirrored) if form is not _Form.ROWS else None
         self._head = head
         self._waits = waiting > 0
         decoders = WRITERS[connection.vendor].decoders(connection, mirrored)
         names = ContentTypeNames(connection.alias)
         self._reader = RowReader(mirrored, connection, decoders, self._resolve, names.of)
-        self._keys = RowKeys(mirrored, connection, decoders, self._find)
+        together = form is _Form.SUM
+        self._keys = RowKeys(mirrored, connection, decoders, self._find, identity=together)
         self._key_columns = [field.column for field in self._keys.fields]
         known = {*self._key_columns, *(field.column for field in mirrored.key)}
         #: What of a row says which one it is.
@@ -221,7 +263,13 @@ class _Reading:
                 read = (self._body(self._row(payload)[1]) for payload in ordered.of(places))
                 bodies = [body for body in read if body is not None]
         pending = list(self._waiting.values())
-        return Rows(at=self._head, rows=bodies, pending=pending, next=rest, total=total)
+        answer = Rows(at=self._head, pending=pending, next=rest, total=total)
+        if self._canonical is None:
+            return replace(answer, rows=bodies)
+        names = self._canonical.names
+        if self._form is _Form.SUM:
+            return replace(answer, sum=sum_of(bodies), count=len(bodies), names=names)
+        return replace(answer, told=bodies, key=told_key(self._mirrored), names=names)
 
     def _page(
         self, ordered: OrderedRows, place: list[Any] | None, limit: int, max_bytes: int
@@ -237,14 +285,15 @@ class _Reading:
                 columns, row = self._row(payload)
                 if (body := self._body(row)) is not None:
                     bodies.append(body)
-                    size += len(body) if body.isascii() else len(body.encode())
+                    weighed = body if self._canonical is None else payload
+                    size += len(weighed) if weighed.isascii() else len(weighed.encode())
                 looked, read = looked + 1, read + len(payload)
                 if size >= max_bytes:
                     break
             seen += looked
             if looked == len(payloads):
                 return bodies, None
-            last = self._keys.tell(columns, row.pk)
+            last = self._keys.tell(columns, self._place(row))
             if seen == limit or size >= max_bytes:
                 return bodies, last
             place = self._keys.load(last)
@@ -260,8 +309,20 @@ class _Reading:
         """None for a row that waits."""
         if self._waiting and msgspec.json.encode(row.pk) in self._waiting:
             return None
+        if self._canonical is not None and self._form is _Form.SUM:
+            return self._canonical.digest(row.pk, row.fields, self._canonical.names)
+        if self._canonical is not None:
+            key = [row.fields[name] for name in told_key(self._mirrored)]
+            digest = self._canonical.digest(row.pk, row.fields, self._canonical.names)
+            return msgspec.json.encode([row.pk, *key, digest]).decode()
         label = self._mirrored.label
         return encode_change(Change(ts=self._head, op=Op.SAVE, model=label, pk=row.pk, fields=row.fields))
+
+    def _place(self, row: Row) -> Any:
+        """What the row is ordered by, as it travels."""
+        if self._form is not _Form.SUM or self._mirrored.key[0] is self._mirrored.pk:
+            return row.pk
+        return row.fields[self._mirrored.key[0].name]
 
     # What waits
 
@@ -274,11 +335,11 @@ class _Reading:
             if row is None:
                 columns = merge_payload(msgspec.json.decode(payload))
                 self._take_back(columns)
-                pk = self._reader.read({name: columns[name] for name in self._identity & columns.keys()}).pk
+                row = self._reader.read({name: columns[name] for name in self._identity & columns.keys()})
             else:
                 row = told.complete(row, self._mirrored, self._resolved)
-                pk = msgspec.json.decode(msgspec.json.encode(row.pk))
-            self._waiting.setdefault(msgspec.json.encode(pk), pk)
+            place = msgspec.json.decode(msgspec.json.encode(self._place(row)))
+            self._waiting.setdefault(msgspec.json.encode(row.pk), place)
 
     def _take_back(self, columns: dict[str, Any]) -> None:
         """References to rows whose UUIDs are others at the head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 from django.core.exceptions import ValidationError
@@ -68,10 +69,7 @@ def _microseconds(time: str) -> int:
 
 def remove(name: str) -> None:
     """Forget a source and its cursor; the rows it brought stay. Raises ValidationError for the name."""
-    source = registered().filter(name=name).first()
-    if source is None:
-        raise ValidationError(f"There is no source named {name!r}; see `manage.py mirrorsource list`.")
-    source.delete()
+    _named(name).delete()
 
 
 def resync(name: str, model: str | None) -> list[str]:
@@ -80,23 +78,52 @@ def resync(name: str, model: str | None) -> list[str]:
     One that was never followed, or has to begin anew, has all of them loaded in any case.
     A process that follows the source begins within a heartbeat. Raises ValidationError.
     """
-    source = registered().filter(name=name).first()
-    if source is None:
-        raise ValidationError(f"There is no source named {name!r}; see `manage.py mirrorsource list`.")
-    known = mirrored_models()
-    if model is not None and model.lower() not in known:
-        raise ValidationError(f"{model!r} is not mirrored here; MIRROR['MODELS'] gives {', '.join(known)}.")
+    source, models = _named(name), _labels(model)
     # One that is not followed has no place in the log to go on from: what is not loaded would never come. Nor
     # has one whose place is in another history.
     known_here = source.stream_id is not None
     anew = not known_here or source.error_code == Forked.code
-    models = list(known) if model is None or anew else [model.lower()]
+    if anew:
+        models = _labels(None)
     with transaction.atomic(using=source._state.db):
         if anew and known_here:
             source.stream, source.cursor, source.position, source.mark = None, 0, 0, ""
             source.save(update_fields=["stream", "cursor", "position", "mark"])
         loading.begin(source, models, anew=anew, sweep=known_here)
     return models
+
+
+def chosen(names: Iterable[str], model: str | None) -> tuple[list[Source], list[str]]:
+    """Return the named sources, or all, and the model that is meant, or all. Raises ValidationError.
+
+    There is at least one of either.
+    """
+    found = [_named(name) for name in dict.fromkeys(names)] or list(registered())
+    if not found:
+        raise ValidationError(
+            "No source is registered here: `manage.py mirrorsource add NAME URL --token T` on the centre."
+        )
+    models = _labels(model)
+    if not models:
+        raise ValidationError("MIRROR['MODELS'] lists no models: there are no rows here to compare.")
+    return found, models
+
+
+def _named(name: str) -> Source:
+    source = registered().filter(name=name).first()
+    if source is None:
+        raise ValidationError(f"There is no source named {name!r}; see `manage.py mirrorsource list`.")
+    return source
+
+
+def _labels(model: str | None) -> list[str]:
+    """This model, or all that are mirrored."""
+    known = mirrored_models()
+    if model is None:
+        return list(known)
+    if model.lower() not in known:
+        raise ValidationError(f"{model!r} is not mirrored here; MIRROR['MODELS'] gives {', '.join(known)}.")
+    return [model.lower()]
 
 
 def registered() -> QuerySet[Source]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from mirror import mirrors
+from mirror import mirrors, verifying
 from mirror.conf import conf
 from mirror.models import Loading, LoadingState, Outbox, Source, SourceState, Stream
+from mirror.registry import mirrored_models
+from mirror.verifying import Summary
 
 #: States that need a human, or a runner that is not there.
 BAD_STATES = frozenset({SourceState.STALLED, SourceState.REFUSED, SourceState.HALTED})
@@ -95,10 +98,12 @@ class SourceStatus:
     skipped: int
     #: What is not loaded yet, in the order of its turns; none where nothing is loaded.
     loading: tuple[LoadingStatus, ...]
+    #: What came of comparing its rows with those here.
+    verified: Summary
 
     @property
     def bad(self) -> bool:
-        return self.state in BAD_STATES
+        return self.state in BAD_STATES or self.verified.unrepaired > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +133,24 @@ class Status:
         }
 
 
-def collect(now: datetime) -> Status:
-    """Return the state of everything as the database has it; ``now`` is ``timezone.now()``."""
+def collect(now: datetime, verified: Mapping[Any, Summary] | None = None) -> Status:
+    """Return the state of everything as the database has it; ``now`` is ``timezone.now()``.
+
+    ``verified``: ``verifying.summaries``, from whoever looks often and has read them lately.
+    """
     using = conf().database
     sources = Source.objects.using(using).select_related("stream").order_by("name")
     loading = _loading(using)
+    verified = verifying.summaries(using) if verified is None else verified
+    never = verifying.summary((), mirrored_models())
     return Status(
         now=now,
         stream=_local(using),
         mirrors=tuple(_mirror_status(mirror, now) for mirror in mirrors.registered(using)),
-        sources=tuple(_source_status(source, now, loading.get(source.pk, ())) for source in sources),
+        sources=tuple(
+            _source_status(source, now, loading.get(source.pk, ()), verified.get(source.pk, never))
+            for source in sources
+        ),
     )
 
 
@@ -187,7 +200,9 @@ def _mirror_status(mirror: Any, now: datetime) -> MirrorStatus:
     )
 
 
-def _source_status(source: Source, now: datetime, loading: tuple[LoadingStatus, ...]) -> SourceStatus:
+def _source_status(
+    source: Source, now: datetime, loading: tuple[LoadingStatus, ...], verified: Summary
+) -> SourceStatus:
     state, since, error_text = source.state, source.state_since, source.error_text
     if _abandoned(source, now):
         # Whoever wrote that state would have written again by now: the runner died or is stuck.
@@ -211,6 +226,7 @@ def _source_status(source: Source, now: datetime, loading: tuple[LoadingStatus, 
         next_try_at=source.next_try_at,
         skipped=source.skipped,
         loading=loading,
+        verified=verified,
     )
 
 
@@ -234,12 +250,14 @@ def _seconds_behind(source: Source, now: datetime) -> float | None:
 
 
 def _object(status: StreamStatus | MirrorStatus | SourceStatus) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in asdict(status).items()}
+    return dict(_plain(asdict(status)))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [{name: _plain(one) for name, one in entry.items()} for entry in value]
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
     return _iso(value) if isinstance(value, datetime) else value
 
 

@@ -145,13 +145,17 @@ class Fetch(_Message, frozen=True, tag="fetch", omit_defaults=True):
     """Ask for rows as they are now: those of a model after a primary key, or those with these keys.
 
     Primary keys are the source's own, as they travel in a change's ``pk``. ``number`` comes again in the
-    answer. The next may be asked when the answer is there.
+    answer. The next may be asked when the answer is there. ``digests``: not the rows, but what they come to;
+    and if the source's rows are in this ``order`` by what identifies them, what all of them together come to:
+    ``after`` is such an identity then.
     """
 
     number: Count
     model: Annotated[str, msgspec.Meta(max_length=200)]
     after: Any = None
     keys: Annotated[list[Any], msgspec.Meta(max_length=1000)] | None = None
+    digests: bool = False
+    order: Annotated[str, msgspec.Meta(max_length=20)] = ""
 
 
 class Piece(_Message, frozen=True, tag="piece"):
@@ -167,13 +171,21 @@ class Piece(_Message, frozen=True, tag="piece"):
 class Chunk(_Message, frozen=True, tag="chunk", omit_defaults=True):
     """Rows exactly as they were after the change ``at``, each as a SAVE of that time.
 
-    It travels in Pieces, and is the last message of them once they are together.
+    It travels in Pieces, and is the last message of them once they are together. Where digests were asked
+    for there are no ``rows`` but ``told``: for each a list of its ``pk``, of what it has in the fields
+    ``key``, and of the digest of its fields ``names``. Or there is but their ``sum``, modulo 2^64 in
+    hexadecimal digits, over ``count`` rows; ``pending`` and ``next`` are identities then.
     """
 
     number: Count
     model: str
     at: Count
     rows: list[msgspec.Raw] = []
+    told: list[msgspec.Raw] = []
+    key: list[str] = []
+    names: list[str] = []
+    sum: Annotated[str, msgspec.Meta(max_length=16)] = ""
+    count: Count = 0
     #: Primary keys of rows that are left out: they have changes that come after ``at``.
     pending: list[Any] = []
     #: Where to go on; None when nothing is left.
@@ -383,20 +395,29 @@ def pieces(
     model: str,
     at: int,
     rows: Sequence[str] = (),
+    told: Sequence[str] = (),
+    key: Sequence[str] = (),
+    names: Sequence[str] = (),
+    sum_: str = "",
+    count: int = 0,
     pending: Sequence[Any] = (),
     after: Any = None,
     total: int | None = None,
     refused: str = "",
     frame_bytes: int,
 ) -> Iterator[Frame]:
-    """A Chunk, cut into frames; ``rows`` are spliced into it as they are, ``after`` is its ``next``."""
-    raws = [msgspec.Raw(row.encode()) for row in rows]
+    """A Chunk, cut into frames; ``rows`` and ``told`` are spliced into it, ``after`` is its ``next``."""
     text = encode(
         Chunk(
             number=number,
             model=model,
             at=at,
-            rows=raws,
+            rows=[msgspec.Raw(row.encode()) for row in rows],
+            told=[msgspec.Raw(row.encode()) for row in told],
+            key=list(key),
+            names=list(names),
+            sum=sum_,
+            count=count,
             pending=list(pending),
             next=after,
             total=total,

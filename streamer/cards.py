@@ -15,9 +15,10 @@ import msgspec
 from mirror.changes import to_datetime
 from mirror.models import SourceState
 from mirror.status import LoadingStatus, SourceStatus, StreamStatus
+from mirror.verifying import Summary, VerifiedState
 from streamer.pace import Pace
 
-__all__ = ["LOCAL_NAME", "Card", "Follower", "Problem", "local_card", "micros", "source_card"]
+__all__ = ["LOCAL_NAME", "Card", "Follower", "Problem", "Verified", "local_card", "micros", "source_card"]
 
 #: No source can have this name: it is not a slug.
 LOCAL_NAME = "this server"
@@ -29,6 +30,15 @@ _ERROR_CHARACTERS = 300
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     text: str
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of comparing the rows. ``as_of``: when that was, where they are identical."""
+
+    state: str
+    words: str
+    as_of: int | None = None
+    cursor: int = 0
 
 
 class Follower(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +67,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     next_try_at: int | None = None
     attempts: int = 0
     skipped: int = 0
+    #: None where nothing was ever compared.
+    verified: Verified | None = None
     rate: float
     spark: list[float | None]
     mirrors: Sequence[Follower] = ()
@@ -84,6 +96,7 @@ def source_card(
         next_try_at=micros(source.next_try_at),
         attempts=source.attempts,
         skipped=source.skipped,
+        verified=_verified(source.verified),
         rate=rate,
         spark=pace.spark(now) if pace else [],
         mirrors=mirrors,
@@ -153,7 +166,41 @@ def _loading(loading: Sequence[LoadingStatus], now: int) -> str:
     if one.total and one.rows and one.began_at and one.rows < one.total:
         spent = (to_datetime(now) - one.began_at).total_seconds()
         words += f", about {timedelta(seconds=round(spent * (one.total - one.rows) / one.rows))} left"
-    return words + (f", then {rest} more model{'s' if rest > 1 else ''}" if rest else "")
+    return words + _then(rest)
+
+
+def _verified(found: Summary) -> Verified | None:
+    if found.state == VerifiedState.NEVER:
+        return None
+    identical = found.state == VerifiedState.IDENTICAL
+    return Verified(
+        state=found.state,
+        words=_verified_words(found),
+        as_of=micros(found.as_of) if identical else None,
+        cursor=found.cursor if identical else 0,
+    )
+
+
+def _verified_words(found: Summary) -> str:
+    one = found.differences == 1
+    rows = "1 row" if one else f"{found.differences:,} rows"
+    match found.state:
+        case VerifiedState.COMPARING:
+            far = "" if found.percent is None else f" {found.percent} % of"
+            return f"comparing{far} {found.model}{_then(found.to_come)}"
+        case VerifiedState.DIFFERENCES:
+            return f"{rows} differ{'s' if one else ''}"
+        case VerifiedState.REPAIRED:
+            return f"{rows} differed, repaired"
+        case VerifiedState.REFUSED:
+            return f"{found.refused} of {len(found.models)} models could not be compared"
+    if found.not_compared:
+        return f"{len(found.models)} of {len(found.models) + found.not_compared} models identical"
+    return "identical"
+
+
+def _then(rest: int) -> str:
+    return f", then {rest} more model{'s' if rest > 1 else ''}" if rest else ""
 
 
 def _progress(source: SourceStatus, rate: float) -> str:

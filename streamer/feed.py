@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 from django.db.models import Count, F
@@ -16,6 +17,7 @@ from mirror.changes import to_datetime
 from mirror.conf import conf
 from mirror.models import Oplog, Outbox, Stream
 from mirror.status import SourceStatus, Status, collect
+from mirror.verifying import Summary, summaries
 from streamer.browser import ROOM, Batch, Filter
 from streamer.cards import LOCAL_NAME, Card, Follower, local_card, micros, source_card
 from streamer.lines import Found, Stretch, count, find, floor, read, share
@@ -28,6 +30,8 @@ __all__ = ["Feed", "Step"]
 _SEARCHED = 20_000
 #: How many of them the first sparklines are made of.
 _SEEDED = 100_000
+#: Microseconds between two looks at what came of comparing rows: with many sources there is much of it.
+_COMPARED_EVERY = 2_000_000
 #: How far the changes that a connected mirror lacks are counted.
 _COUNTED = 10_000
 
@@ -61,10 +65,13 @@ class Feed:
         self._seen: dict[str, _Seen] = {}
         #: When each source was last heard and level.
         self._level_at: dict[str, int] = {}
+        #: What came of comparing rows, by the source's primary key, and when that was read.
+        self._verified: Mapping[Any, Summary] = {}
+        self._verified_at: int | None = None
 
     def step(self, now: int, *, following: Iterable[Filter] = (), starting: Iterable[Filter] = ()) -> Step:
         """Look once. Raises django.db.Error and has then seen nothing: the next step makes up for it."""
-        status = collect(to_datetime(now))
+        status = collect(to_datetime(now), self._compared(now))
         streams = {str(stream.uuid): stream for stream in Stream.objects.using(self.using).order_by("-head")}
         seen = self._seen if self._looked else self._first_look(streams, now)
         names = {source.stream: source.name for source in status.sources}
@@ -121,6 +128,11 @@ class Feed:
         return replace(stretch, after=floor(stretch.stream_id, changes, self.using))
 
     # Sources
+
+    def _compared(self, now: int) -> Mapping[Any, Summary]:
+        if self._verified_at is None or abs(now - self._verified_at) >= _COMPARED_EVERY:
+            self._verified, self._verified_at = summaries(self.using), now
+        return self._verified
 
     def _cards(
         self, status: Status, waited: int, mirrors: Mapping[str, Sequence[Follower]], now: int

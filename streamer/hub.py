@@ -206,6 +206,8 @@ class Hub:
                 question.model,
                 after=question.after,
                 keys=question.keys,
+                digests=question.digests,
+                order=question.order,
                 limit=_PAGE,
                 max_bytes=_PAGE_BYTES,
             )

@@ -7,7 +7,8 @@ therefore harmless, and a crash at any moment leaves cursor and rows as they wer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import attrgetter, lt
@@ -21,6 +22,7 @@ from mirror.apply.ledger import Applied, Entries, Ledger, Standing, text_of
 from mirror.apply.loading import Loader, Pause, Question
 from mirror.apply.plans import ModelPlan
 from mirror.apply.runs import Intake, Portion, Run
+from mirror.apply.verifying import Verifier
 from mirror.apply.writer import REFUSED, BatchWriter, applying, may_be_unchecked, parents_first
 from mirror.changes import mark_of
 from mirror.conf import conf
@@ -35,7 +37,7 @@ from mirror.models import ModelOwner
 from mirror.registry import MirroredModel, matches, mirrored_models
 from mirror.wire import Batch, Chunk
 
-__all__ = ["Applied", "Applier", "Pause", "Prepared", "Question"]
+__all__ = ["Applied", "Applier", "Pause", "Prepared", "Question", "Verifier"]
 
 #: Changes held and collapsed at a time, whatever the size of the transaction, and their bytes.
 _FLUSH = 30_000
@@ -102,7 +104,9 @@ class _Progress:
 class Applier:
     """Applies one source's changes; used from one thread."""
 
-    def __init__(self, source_id: int, *, fence: int, using: str | None = None) -> None:
+    def __init__(
+        self, source_id: int, *, fence: int, using: str | None = None, verifier: Verifier | None = None
+    ) -> None:
         self.source_id = source_id
         self.using = using or conf().database
         self.connection = connections[self.using]
@@ -115,6 +119,7 @@ class Applier:
         self._stream_id: int | None = None
         self._order = parents_first()
         self.loader = Loader(self.connection, source_id, self._order)
+        self.verifier = verifier or Verifier(self.connection, source_id)
         if self.connection.vendor == "sqlite":
             with self.connection.cursor() as cursor:
                 for pragma in _PRAGMAS:
@@ -149,25 +154,54 @@ class Applier:
                 question = self.loader.question(writer)
         return question
 
+    def comparison(self) -> Question | Pause | None:
+        """Which rows to ask for to compare them; None when nothing is to be compared, or not yet."""
+        if not self.verifier.active:
+            return None
+        writer = self._writer()
+        with self._compared(), applying(self.connection, unchecked=self._unchecked, loading=True):
+            self._ledger.lock()
+            with capture.silenced(self.connection):
+                question = self.verifier.question(writer, self.loader)
+        return question
+
+    @contextmanager
+    def _compared(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.verifier.reset()
+            self.loader.refresh()
+            raise
+
     def load(self, question: Question, chunk: Chunk) -> None:
-        """Commit rows that were asked for. Raises what ``apply`` raises."""
+        """Commit rows that were asked for, or compare them. Raises what ``apply`` raises."""
         writer = self._writer()
         try:
-            with applying(self.connection, unchecked=self._unchecked, loading=True):
+            with (
+                self._compared() if question.compares else nullcontext(),
+                applying(self.connection, unchecked=self._unchecked, loading=True),
+            ):
                 standing = self._ledger.lock()
                 if standing.cursor != chunk.at:
                     raise Gap(f"rows as of {chunk.at} came at {standing.cursor}")
-                run = self._run_of(chunk)
-                for label in run.listed:
-                    self._own(mirrored_models()[label])
                 with capture.silenced(self.connection):
-                    self.loader.take(question, chunk, run, writer)
-                    self.loader.store()
+                    if question.compares:
+                        self.verifier.take(question, chunk, writer, self.loader)
+                    else:
+                        self._load(question, chunk, writer)
                 writer.finish(explain=False)
         except IntegrityError as error:
             raise ConstraintFailed(f"the database refused rows of {chunk.model:.200}: {error}") from error
         except REFUSED as error:
             raise WrongValue(f"the database does not take this: {error}") from error
+
+    def _load(self, question: Question, chunk: Chunk, writer: BatchWriter) -> None:
+        run = self._run_of(chunk)
+        for label in run.listed:
+            self._own(mirrored_models()[label])
+        self.loader.take(question, chunk, run, writer)
+        self.loader.store()
 
     def _run_of(self, chunk: Chunk) -> Run:
         rows = Batch(prev=0, last=chunk.at, position=0, head=0, head_position=0, ends=[], changes=chunk.rows)
@@ -272,6 +306,7 @@ class Applier:
             self._own(mirrored_models()[label])
         if len(run):
             writer.write(run)
+            self.verifier.touch(run, writer)
         return skipped
 
     def _plan(self, label: str) -> ModelPlan | None:

@@ -16,21 +16,20 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from mirror.apply.ghosts import Ghosts
 from mirror.apply.plans import ModelPlan, comparable
 from mirror.apply.runs import Run
 from mirror.apply.writer import BatchWriter
 from mirror.changes import Change, Op
 from mirror.errors import CODES, ConstraintFailed, Malformed, MirrorError, UnknownModel
-from mirror.models import Again, Loaded, Loading, LoadingState, ModelOwner, Oplog, Source
-from mirror.oplog import fit_key, of_row, row_number
-from mirror.registry import CONTENT_TYPE, MirroredModel
+from mirror.models import Again, Loaded, Loading, LoadingState
+from mirror.oplog import fit_key
 from mirror.wire import Chunk
 
 __all__ = ["Loader", "Pause", "Question"]
@@ -49,11 +48,18 @@ _PASSING = (LoadingState.COPYING, LoadingState.COPIED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Rows to ask for: those after a key of the source, or those with these keys."""
+    """Rows to ask for: those after a key of the source, or those with these keys.
+
+    ``compares``: not to be loaded, but to be compared with those here; by their ``digests``, or as they are.
+    With an ``order``, ``after`` is what identifies a row, and all may be told by one digest.
+    """
 
     model: str
     after: Any = None
     keys: tuple[Any, ...] | None = None
+    compares: bool = False
+    digests: bool = False
+    order: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class Loader:
         self._connection = connection
         self._source_id = source_id
         self._order = order
+        self._ghosts = Ghosts(connection, source_id)
         self._courses: dict[str, _Course] = {}
         #: Nothing goes on one by one: what is left refers to each other, and has to come together.
         self._together = False
@@ -364,6 +371,24 @@ class Loader:
 
     # Rows that are asked for again
 
+    def ask_again(self, label: str, keys: Iterable[Any]) -> None:
+        """Have these rows of a model that is loaded asked for, by the source's keys."""
+        course = self._courses.get(label) or self._reopened(label)
+        for key in keys:
+            self._ask_again(course, key)
+
+    def load_again(self, label: str) -> None:
+        """Have all rows of a model that is loaded asked for, from its beginning."""
+        using = self._connection.alias
+        for of_source in (Again, Loaded):
+            of_source.objects.using(using).filter(source_id=self._source_id, model=label).delete()
+        Loading.objects.using(using).update_or_create(
+            source_id=self._source_id,
+            model=label,
+            defaults={"state": LoadingState.WAITING, "anew": False, "sweep": False, "after": ""},
+        )
+        self.refresh()
+
     def _ask_again(self, course: _Course, pk: Any, *, known: bool = True) -> None:
         key = _text(pk)
         again = course.again.get(key)
@@ -397,9 +422,7 @@ class Loader:
     # What is here and not there
 
     def _has_rows(self, plan: ModelPlan) -> bool:
-        with self._connection.cursor() as cursor:
-            cursor.execute(f"SELECT 1 FROM {self._quoted(plan.mirrored.table)} LIMIT 1")
-            return cursor.fetchone() is not None
+        return bool(self._ghosts.page(plan, (), 1)[0])
 
     def _mark(self, changes: Sequence[Change], writer: BatchWriter) -> None:
         """Those of the rows that are here are there as well."""
@@ -422,10 +445,9 @@ class Loader:
     def _sweep(self, course: _Course, writer: BatchWriter) -> None:
         """Delete the rows that were here before and that the source does not have."""
         plan = writer.plan(course.row.model)
-        if plan is None or plan.keyed_by_name or plan.mirrored.label == CONTENT_TYPE:
-            return  # content types and what they name are each server's own
-        shared = self._is_shared(plan.mirrored)
-        if shared and plan.by_uuid is None:
+        if plan is None or not self._ghosts.exist(plan):
+            return
+        if not self._ghosts.tellable(plan):
             logger.warning(
                 "%s: rows of %s that the source does not have stay, for other sources may write it too",
                 course.row.source,
@@ -440,7 +462,7 @@ class Loader:
             )
             for key in loaded.values_list("key", flat=True):
                 keys.pop(key, None)
-            doomed = [row for row in keys.values() if not shared or self._told(course, row)]
+            doomed = self._ghosts.of_source(plan, list(keys.values()))
             if doomed:
                 plan.delete(list(zip(*doomed, strict=True)))
                 swept += len(doomed)
@@ -452,49 +474,14 @@ class Loader:
                 course.row.model,
             )
 
-    def _is_shared(self, mirrored: MirroredModel) -> bool:
-        using = self._connection.alias
-        owner = None
-        if not mirrored.merges:
-            owner = ModelOwner.objects.using(using).filter(model=mirrored.label).first()
-        if owner is not None:
-            return owner.source_id != self._source_id
-        return Source.objects.using(using).count() > 1
-
-    def _told(self, course: _Course, row: Sequence[Any]) -> bool:
-        """Whether the copied log says that the row is this source's."""
-        key = str(UUID(str(row[0])))
-        return (
-            Oplog.objects.using(self._connection.alias)
-            .filter(of_row(course.row.model, key, row_number(course.row.model, key)))
-            .filter(stream__source=self._source_id)
-            .exists()
-        )
-
     def _pages(self, plan: ModelPlan) -> Iterator[list[Sequence[Any]]]:
         """The keys of all rows, as the driver shows them."""
-        mirrored = plan.mirrored
-        own = [self._quoted(str(one.column)) for one in mirrored.model._meta.pk_fields]
-        columns = [self._quoted(one.column) for one in mirrored.key]
-        marks = ", ".join(["%s"] * len(own))
-        table, names = self._quoted(mirrored.table), ", ".join(own)
         last: Sequence[Any] = ()
         while True:
-            where = f"WHERE ({names}) > ({marks})" if last else ""
-            with self._connection.cursor() as cursor:
-                cursor.execute(
-                    f"SELECT {names}, {', '.join(columns)} FROM {table} {where} "
-                    f"ORDER BY {names} LIMIT {_PAGE}",
-                    list(last),
-                )
-                found = cursor.fetchall()
-            if not found:
+            rows, last = self._ghosts.page(plan, last, _PAGE)
+            if not rows:
                 return
-            last = found[-1][: len(own)]
-            yield [row[len(own) :] for row in found]
-
-    def _quoted(self, name: str) -> str:
-        return str(self._connection.ops.quote_name(name))
+            yield rows
 
 
 def _text(pk: Any) -> str:

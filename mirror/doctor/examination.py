@@ -65,6 +65,7 @@ def examine(facts: Facts) -> list[Finding]:
         _oplog,
         _untold,
         _holes,
+        _differing,
     )
     found = [finding for examination in examinations for finding in examination(facts)]
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
@@ -306,6 +307,18 @@ def _holes(facts: Facts) -> Iterator[Finding]:
     for hole in facts.holes:
         count = f" ({hole.count} times)" if hole.count else ""
         yield _warning(f"hole-{hole.kind}", f"{hole.text}{count}", hole.mend)
+
+
+# What was mirrored
+
+
+def _differing(facts: Facts) -> Iterator[Finding]:
+    for source, count in facts.differing.items():
+        yield _warning(
+            "rows-differ",
+            f"{count} {'row' if count == 1 else 'rows'} here were found to differ from those of {source!r}.",
+            f"manage.py mirrorverify {source} --list names them, --repair loads them again.",
+        )
 
 
 # Words

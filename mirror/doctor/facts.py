@@ -24,6 +24,7 @@ from mirror.errors import ConfigurationError
 from mirror.models import Oplog, Outbox, Stream
 from mirror.oplog import untold
 from mirror.registry import MirroredModel, mirrored_models
+from mirror.status import collect
 
 #: Table, and SQL, by the name of the trigger.
 Triggers = Mapping[str, tuple[str, str]]
@@ -76,6 +77,8 @@ class Facts:
     holes: tuple[KnownHole, ...] = ()
     #: Labels of models of which rows were there before their capture began.
     untold: tuple[str, ...] = ()
+    #: By the name of a source: how many rows were found to differ from its, and were not repaired.
+    differing: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def prepared(self) -> bool:
@@ -126,8 +129,17 @@ def _with_tables(facts: Facts, connection: BaseDatabaseWrapper) -> Facts:
 def _with_what_was_captured(facts: Facts) -> Facts:
     outbox = Outbox.objects.using(facts.alias).aggregate(waiting=Count("id"), since=Min("captured_at"))
     return replace(
-        facts, stream=_stream(facts.alias), waiting=outbox["waiting"], waiting_since=outbox["since"]
+        facts,
+        stream=_stream(facts.alias),
+        waiting=outbox["waiting"],
+        waiting_since=outbox["since"],
+        differing=_differing(facts),
     )
+
+
+def _differing(facts: Facts) -> dict[str, int]:
+    sources = collect(facts.now).sources
+    return {one.name: count for one in sources if (count := one.verified.unrepaired)}
 
 
 def _unapplied(connection: BaseDatabaseWrapper) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -15,6 +15,7 @@ from mirror.models import SourceState, Stream
 from mirror.pruning import Plan
 from mirror.retention import Reader
 from mirror.status import MirrorState, MirrorStatus, SourceStatus, Status, StreamStatus
+from mirror.verifying import Result, Summary, VerifiedState
 
 _NOTHING = (
     "Nothing is recorded here yet, and no source is mirrored. A source records after "
@@ -60,7 +61,7 @@ def text_report(status: Status) -> str:
         parts.append(mirror_table(status))
     if status.sources:
         parts.append(plain_table(_SOURCE_COLUMNS, [_source_row(one, status.now) for one in status.sources]))
-    parts += [line for one in status.sources if (line := _loading(one))]
+    parts += [line for one in status.sources for line in _more(one)]
     return "\n\n".join(parts) or _NOTHING
 
 
@@ -95,7 +96,7 @@ def rich_report(status: Status) -> RenderableType:
     if status.sources:
         tables.append(_sources(status.sources, status.now))
     parts: list[RenderableType] = [part for table in tables for part in ("", table)][1:]
-    parts += [Text(line) for one in status.sources if (line := _loading(one))]
+    parts += [Text(line) for one in status.sources for line in _more(one)]
     # Beside the numbers a long error would squeeze them.
     parts += [Text(f"{one.name}: {_error(one)}", style=_style(one)) for one in status.sources if _error(one)]
     return Group(*parts) if parts else _NOTHING
@@ -175,16 +176,57 @@ def _source_row(source: SourceStatus, now: datetime) -> tuple[str, ...]:
     )
 
 
-def _loading(source: SourceStatus) -> str:
-    """What is copied now, and how much is left; nothing where nothing is loaded."""
-    if not source.loading:
-        return ""
-    one, rest = source.loading[0], len(source.loading) - 1
-    done = f"{one.rows}" if one.total is None else f"{one.rows} of {one.total}"
-    percent = f" ({min(100, 100 * one.rows // one.total)} %)" if one.total else ""
-    return f"{source.name}: loading {one.model}, {done} rows{percent}" + (
-        f", {rest} more model{'s' if rest > 1 else ''} to come" if rest else ""
-    )
+def _more(source: SourceStatus) -> Iterator[str]:
+    """What is copied now, and what came of comparing the rows; nothing where there is nothing to tell."""
+    if source.loading:
+        one, rest = source.loading[0], len(source.loading) - 1
+        yield f"{source.name}: loading {_rows_of(one.model, one.rows, one.total, rest)}"
+    if source.verified.state != VerifiedState.NEVER:
+        yield f"{source.name}: {verified_words(source.verified)}"
+    if source.verified.unrepaired:
+        yield f"{source.name}: {mend(source.name)}"
+
+
+def verified_words(verified: Summary) -> str:
+    """What came of comparing a source's rows with those here."""
+    one, parts = verified, []
+    if one.model is not None:
+        parts.append(f"comparing {_rows_of(one.model, one.rows, one.total, one.to_come)}")
+    if one.differences:
+        parts.append(difference_words(one))
+    if one.state == VerifiedState.IDENTICAL:
+        parts.append(f"identical as of {when(one.as_of)} at {one.cursor}")
+    if one.refused:
+        parts.append(f"{_models(one.refused)} could not be compared")
+    if one.not_compared:
+        parts.append(f"{_models(one.not_compared)} never compared")
+    return "; ".join(parts)
+
+
+def difference_words(found: Summary | Result) -> str:
+    """``12 rows differ (3 missing, 9 different, 2 repaired)``, ``1 row differed (1 extra, repaired)``"""
+    counts = {"missing": found.missing, "different": found.different, "extra": found.extra}
+    parts = [f"{count} {kind}" for kind, count in counts.items() if count]
+    if found.repaired:
+        parts.append(f"{found.repaired} repaired" if found.unrepaired else "repaired")
+    one = found.differences == 1
+    differ = ("differs" if one else "differ") if found.unrepaired else "differed"
+    return f"{found.differences} row{'' if one else 's'} {differ} ({', '.join(parts)})"
+
+
+def mend(source: str) -> str:
+    return f"`manage.py mirrorverify {source} --repair` loads these again, and deletes what is only here"
+
+
+def _rows_of(model: str, rows: int, total: int | None, rest: int) -> str:
+    done = f"{rows}" if total is None else f"{rows} of {total}"
+    percent = f" ({min(100, 100 * rows // total)} %)" if total else ""
+    more = f", {rest} more model{'s' if rest > 1 else ''} to come" if rest else ""
+    return f"{model}, {done} rows{percent}{more}"
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
 
 
 def _label(source: SourceStatus) -> str:

@@ -9,13 +9,43 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mirror.errors import Malformed, WrongValue
-from mirror.registry import MirroredField, MirroredModel, Reference, travels_by_name
+from mirror.registry import MirroredField, MirroredModel, Reference, root_of, travels_by_name
 from mirror.rows.reading import Decode, alike
 from mirror.rows.stored import MISSING, is_missing, is_wrapped, wrap
 from mirror.rows.writing import RowWriter
 
+_INTEGERS = frozenset(
+    {
+        "AutoField",
+        "BigAutoField",
+        "BigIntegerField",
+        "IntegerField",
+        "PositiveBigIntegerField",
+        "PositiveIntegerField",
+        "PositiveSmallIntegerField",
+        "SmallAutoField",
+        "SmallIntegerField",
+    }
+)
+
 #: Finds the key of the row that has a UUID; None where there is none.
 FindKey = Callable[[Reference, str], Any]
+
+
+def order_of(mirrored: MirroredModel, connection: BaseDatabaseWrapper) -> str:
+    """How this database orders the rows by what identifies them, in a word that is the same where the order
+    is; "" where only this database knows.
+
+    MariaDB orders UUIDs by their last digits first, PostgreSQL and a text of digits as they are written.
+    """
+    (field, *more) = mirrored.key
+    if more or field.reference is not None or travels_by_name(field.field):
+        return ""
+    internal = root_of(field.field).get_internal_type()
+    if internal == "UUIDField":
+        native = connection.vendor == "mysql" and connection.features.has_native_uuid_field
+        return "uuid, last first" if native else "uuid"
+    return "integer" if internal in _INTEGERS else ""
 
 
 class RowKeys:
@@ -29,10 +59,13 @@ class RowKeys:
         connection: BaseDatabaseWrapper,
         decoders: Mapping[str, Decode],
         find: FindKey,
+        *,
+        identity: bool = False,
     ) -> None:
-        self.fields = mirrored.key if mirrored.pk is None else (mirrored.pk,)
+        """``identity``: rows are ordered by what identifies them, of which ``order_of`` says how."""
+        self.fields = mirrored.key if identity or mirrored.pk is None else (mirrored.pk,)
         self._label = mirrored.label
-        self._single = mirrored.pk is not None
+        self._single = identity or mirrored.pk is not None
         self._connection = connection
         self._decoders = decoders
         self._find = find

@@ -352,6 +352,27 @@ def test_two_hundred_sources_are_summed_up_with_those_in_trouble_first(board: Bo
     expect(cards).to_have_count(1)
 
 
+def test_a_card_says_what_came_of_comparing_rows(board: Board, page: Page) -> None:
+    board.run(
+        "from django.utils import timezone; from mirror.models import Source, Stream, Verification\n"
+        "from mirror.registry import mirrored_models\n"
+        "paris = Source.objects.create(name='paris', url='ws://x', token='t', heard_at=timezone.now(),\n"
+        "    stream=Stream.objects.create(), state='live')\n"
+        "for model in mirrored_models():\n"
+        "    Verification.objects.create(source=paris, model=model, state='done', ended_at=timezone.now())\n"
+    )
+    compared = page.locator(".card", has_text="paris").locator(".verified")
+    expect(compared).to_have_text(
+        re.compile(r"Rows compared with the source: identical as of \d\d:\d\d:\d\d")
+    )
+    board.run("from mirror.models import Verification; Verification.objects.update(missing=1)")
+    expect(compared).to_have_text(re.compile(r"\d+ rows differ$"))
+    expect(compared.locator("use")).to_have_attribute("href", "#icon-differences")
+    assert page.locator(".card", has_text="this server").locator(".verified").is_hidden()
+    board.run("from mirror.models import Source; Source.objects.all().delete()")
+    expect(compared).to_have_count(0)
+
+
 def test_a_newcomer_is_told_what_to_do(chromium: Browser, tmp_path: Path, complaints: list[str]) -> None:
     centre = make_board(tmp_path, "centre")
     try:

@@ -14,7 +14,7 @@ from client.follower import World
 from client.link import LineLost, Link
 from mirror.changes import Change, Op, encode_change, mark_of
 from mirror.conf import Conf, conf
-from mirror.errors import CODES, RemoteProtocolError
+from mirror.errors import CODES, RemoteProtocolError, UnknownStream
 from mirror.session import Limits, Role, Session
 from mirror.wire import (
     Ack,
@@ -68,6 +68,8 @@ class MemorySource:
     drip: int = 0
     #: A source of before refuses an offer as a field that it does not know.
     knows_compression: bool = True
+    #: Nor does it know how to tell what rows come to. Others here do not tell it either.
+    knows_digests: bool = True
     #: Frames that went compressed.
     packed: int = 0
     #: What is older than ``entries``: the rows of each model, by their keys. All of them come at once.
@@ -195,6 +197,14 @@ class MemorySource:
         fetch = self.fetches[-1]
         rows = self.rows.get(fetch.model, {})
         at = session.cursor
+        if fetch.digests:
+            return pieces(
+                number=fetch.number,
+                model=fetch.model,
+                at=at,
+                refused=UnknownStream.code,
+                frame_bytes=self.frame_bytes,
+            )
         return pieces(
             number=fetch.number,
             model=fetch.model,
@@ -218,6 +228,9 @@ class MemorySource:
                 return
             if isinstance(message, Ack):
                 self.acks.append(message)
+            elif isinstance(message, Fetch) and message.digests and not self.knows_digests:
+                await link.to_mirror.put(session.send(Error(code="malformed", message="unknown field")))
+                return
             elif isinstance(message, Fetch):
                 self.fetches.append(message)
             elif isinstance(message, Error):

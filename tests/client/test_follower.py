@@ -14,7 +14,7 @@ from asgiref.sync import sync_to_async
 from client.follower import Follower
 from mirror.changes import Op
 from mirror.errors import Superseded
-from mirror.models import Oplog, Source, SourceState
+from mirror.models import Oplog, Source, SourceState, Verification, VerificationState
 from tests.client.memory import MemorySource, settings, world
 from tests.project.shop.models import Counter, Ticket
 
@@ -454,6 +454,50 @@ async def test_another_history_under_the_same_name_is_loaded_and_nothing_disappe
     assert await sync_to_async(Oplog.objects.filter(stream_id=before.pk).count)() == 1, "to be read still"
     assert await texts() == [], "the other history does not have it"
     assert await sync_to_async(Counter.objects.count)() == 1
+
+
+@sync_to_async
+def refused() -> set[str]:
+    open_ones = Verification.objects.exclude(state=VerificationState.DONE)
+    return set() if open_ones.exists() else set(Verification.objects.values_list("refused", flat=True))
+
+
+async def test_once_level_rows_are_compared_by_themselves(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.add(ticket("first"))
+    follow()
+    await level(row, source)
+    assert await until(refused) == {"unknown_stream"}, "what this source says of each"
+    assert {fetch.model for fetch in source.fetches} >= {"shop.ticket", "shop.brand"}
+    assert all(fetch.digests for fetch in source.fetches)
+    assert source.connections == 1
+
+
+async def test_a_source_that_knows_nothing_of_comparing_is_not_asked_again(
+    source: MemorySource, row: Source, follow: Follow
+) -> None:
+    source.knows_digests = False
+    source.add(ticket("first"))
+    follow()
+    await level(row, source)
+    assert await until(refused) == {"malformed"}
+    source.add(ticket("second"))
+    await level(row, source)
+    assert await texts() == ["first", "second"]
+    assert source.connections == 2
+
+
+async def test_nothing_is_compared_that_nobody_asks_for_when_the_settings_say_so(
+    source: MemorySource, row: Source, follow: Follow, settings: Any
+) -> None:
+    settings.MIRROR = {**settings.MIRROR, "VERIFY_DAYS": None}
+    source.add(ticket("first"))
+    follow()
+    await level(row, source)
+    heard = len(source.acks)
+    await until(lambda: len(source.acks) > heard + 5)
+    assert source.fetches == []
 
 
 async def test_stopping_says_so(source: MemorySource, row: Source, follow: Follow) -> None:

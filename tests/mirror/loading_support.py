@@ -8,15 +8,19 @@ from uuid import UUID
 
 import msgspec
 from django.db import connections
+from msgspec.structs import replace
 
 from mirror import loading, maintenance
 from mirror.apply import Applier, Pause, Question
 from mirror.changes import Change, Op, encode_change
 from mirror.registry import mirrored_models
+from mirror.rows.canonical import Canonical, sum_of
+from mirror.snapshot import told_key
 from mirror.wire import Chunk
 from tests.fakes import Centre, delete, save
 from tests.project.shop.models import Brand, Counter, Product
 
+KEYED_BY_PK = ("shop.counter", "shop.reading")
 LABELS = ("shop.brand", "shop.product", "shop.counter", "shop.reading")
 
 
@@ -54,6 +58,8 @@ class Shop:
 
     def answer(self, question: Question, at: int, limit: int) -> Chunk:
         rows = self.rows.get(question.model, {})
+        if question.order in {"integer", "uuid"} and question.keys is None:
+            return self._together(question, at, limit)
         if question.keys is None:
             keys = [pk for pk in sorted(rows) if question.after is None or pk > question.after]
             following = keys[:limit][-1] if len(keys) > limit else None
@@ -61,20 +67,56 @@ class Shop:
         else:
             keys, following = [pk for pk in question.keys if pk in rows], None
         pending = {change.pk for group in self.waiting for change in group if change.model == question.model}
+        chunk = Chunk(
+            number=1,
+            model=question.model,
+            at=at,
+            pending=sorted(pending),
+            next=following,
+            total=len(rows) if question.after is None and question.keys is None else None,
+        )
+        shown = {pk: rows[pk] for pk in keys if pk not in pending}
+        if question.digests:
+            return replace(chunk, **self._digests(question.model, shown))
         bodies = [
-            encode_change(Change(ts=at, op=Op.SAVE, model=question.model, pk=pk, fields=rows[pk]))
-            for pk in keys
-            if pk not in pending
+            encode_change(Change(ts=at, op=Op.SAVE, model=question.model, pk=pk, fields=fields))
+            for pk, fields in shown.items()
         ]
+        return replace(chunk, rows=[msgspec.Raw(body.encode()) for body in bodies])
+
+    def _together(self, question: Question, at: int, limit: int) -> Chunk:
+        """What rows come to, in the order of what identifies them."""
+        name = "" if question.model in KEYED_BY_PK else "id"
+        rows = self.rows[question.model]
+        of = {fields[name] if name else pk: pk for pk, fields in rows.items()}
+        places = [place for place in sorted(of) if question.after is None or place > question.after]
+        changes = [one for group in self.waiting for one in group if one.model == question.model]
+        waiting = {one.pk for one in changes}
+        shown = {of[one]: rows[of[one]] for one in places[:limit] if of[one] not in waiting}
+        told = self._digests(question.model, shown)
         return Chunk(
             number=1,
             model=question.model,
             at=at,
-            rows=[msgspec.Raw(body.encode()) for body in bodies],
-            pending=sorted(pending & set(keys)),
-            next=following,
-            total=len(rows) if question.after is None and question.keys is None else None,
+            sum=sum_of(msgspec.json.decode(raw)[-1] for raw in told["told"]),
+            count=len(told["told"]),
+            names=told["names"],
+            pending=[one.fields[name] if name else one.pk for one in changes],
+            next=places[limit - 1] if len(places) > limit else None,
+            total=len(rows) if question.after is None else None,
         )
+
+    def _digests(self, label: str, shown: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        mirrored = mirrored_models()[label]
+        canonical, key = Canonical(mirrored), told_key(mirrored)
+        known = {name for fields in shown.values() for name in fields} | {one.name for one in mirrored.key}
+        names = [name for name in canonical.names if name in known]
+        told = [
+            [pk, *(fields[name] for name in key), canonical.digest(pk, fields, names)]
+            for pk, fields in shown.items()
+        ]
+        raws = [msgspec.Raw(msgspec.json.encode(one)) for one in told]
+        return {"told": raws, "key": list(key), "names": names}
 
 
 class Mirror:
@@ -101,6 +143,26 @@ class Mirror:
             self.deliver()
             self.centre.applier.load(question, self.shop.answer(question, self.centre.cursor, self.limit))
         return question
+
+    def compare_a_little(self) -> Question | Pause | None:
+        question = self.centre.applier.comparison()
+        if isinstance(question, Question):
+            self.deliver()
+            self.centre.applier.load(question, self.shop.answer(question, self.centre.cursor, self.limit))
+        return question
+
+    def compare(self) -> None:
+        for _ in range(500):
+            if self.compare_a_little() is None:
+                return
+            self.shop.sequence()
+        raise AssertionError("comparing does not come to an end")
+
+    def settle(self) -> None:
+        """Whatever is to be loaded or compared, until nothing is."""
+        while self.centre.applier.loader.active or self.centre.applier.verifier.active:
+            self.load()
+            self.compare()
 
     def load(self) -> None:
         for _ in range(500):

@@ -8,12 +8,38 @@ from django.utils import timezone
 
 from mirror import tokens
 from mirror.admin import CappedPaginator, ReadOnlyAdmin
-from mirror.models import Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold
+from mirror.models import (
+    Again,
+    Difference,
+    Loading,
+    Mirror,
+    ModelOwner,
+    Oplog,
+    Outbox,
+    Source,
+    Stream,
+    Token,
+    Untold,
+    Verification,
+)
 
 pytestmark = pytest.mark.django_db
 
 TS = 1698395500971553
-MODELS = [Mirror, ModelOwner, Oplog, Outbox, Source, Stream, Token, Untold]
+MODELS = [
+    Again,
+    Difference,
+    Loading,
+    Mirror,
+    ModelOwner,
+    Oplog,
+    Outbox,
+    Source,
+    Stream,
+    Token,
+    Untold,
+    Verification,
+]
 
 
 @pytest.fixture
@@ -25,6 +51,12 @@ def rows():
         name="shop", url="ws://shop/", token="0123456789abcdef.secret", cursor=TS, fence=987654321
     )
     return {
+        Again: Again.objects.create(source=source, model="shop.tag", pk_there="1", known=True),
+        Difference: Difference.objects.create(
+            source=source, model="shop.tag", key="a3f4", kind="missing", cursor=TS, found_at=timezone.now()
+        ),
+        Loading: Loading.objects.create(source=source, model="shop.tag", anew=False),
+        Verification: Verification.objects.create(source=source, model="shop.tag", missing=1),
         Stream: stream,
         Source: source,
         Oplog: Oplog.objects.create(
@@ -217,3 +249,32 @@ def test_the_list_of_tokens_names_the_command_that_makes_one(admin_client):
 
 def test_a_source_shows_how_far_it_is_mirrored(admin_client, rows):
     assert "2023-10-27 08:31:40.971553" in admin_client.get(url(Source, "changelist")).content.decode()
+
+
+# Differences
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"q": "a3f4"}, 1),
+        ({"q": "a3"}, 0),
+        ({"kind__exact": "missing"}, 1),
+        ({"kind__exact": "extra"}, 0),
+        ({"model": "shop.tag"}, 1),
+        ({"model": "shop.brand"}, 0),
+        ({"repaired__exact": "1"}, 0),
+    ],
+)
+def test_differences_can_be_searched_and_filtered(admin_client, rows, query, found):
+    assert admin_client.get(url(Difference, "changelist"), query).context["cl"].result_count == found
+
+
+@pytest.mark.parametrize("model", [Again, Difference, Loading, Verification])
+def test_what_came_of_a_source_can_be_filtered_by_it(admin_client, rows, model):
+    other = Source.objects.create(name="other", url="ws://other/", token="t")
+    counts = [
+        admin_client.get(url(model, "changelist"), {"source": source.pk}).context["cl"].result_count
+        for source in (rows[Source], other)
+    ]
+    assert counts == [1, 0]

@@ -23,6 +23,7 @@ from mirror.models import (
     Source,
     Stream,
     Token,
+    Verification,
 )
 from mirror.registry import mirrored_models
 from tests.project.shop.models import Tag
@@ -437,6 +438,58 @@ def test_mirrorstatus_shows_the_last_model_that_is_loaded_and_nothing_of_those_t
     assert run("mirrorstatus")[0].endswith("\n\nshop: loading shop.tag, 3 rows\n")
     Loading.objects.update(state=LoadingState.DONE)
     assert "loading" not in run("mirrorstatus")[0]
+
+
+def compared(source, model, **fields):
+    done = {"state": "done", "rows": 40, "total": 120, "cursor": source.cursor, "ended_at": timezone.now()}
+    Verification.objects.create(source=source, model=model, **{**done, **fields})
+
+
+@pytest.mark.parametrize("terminal", [StringIO, Terminal])
+def test_mirrorstatus_says_as_of_when_rows_are_identical(source, terminal):
+    at = timezone.now() - timedelta(days=1)
+    for model in mirrored_models():
+        compared(source, model, ended_at=at)
+    stdout = run("mirrorstatus", stdout=terminal())[0]
+    assert f"shop: identical as of {at:%Y-%m-%d %H:%M:%S} at 1698395500971553\n" in stdout
+
+
+@pytest.mark.parametrize("terminal", [StringIO, Terminal])
+def test_mirrorstatus_shows_what_is_compared_and_how_far(source, terminal):
+    for model in mirrored_models():
+        state = {"shop.tag": "waiting", "shop.brand": "comparing"}.get(model, "done")
+        began_at = timezone.now() if state == "comparing" else None
+        compared(source, model, state=state, began_at=began_at)
+    stdout = run("mirrorstatus", stdout=terminal())[0]
+    assert "shop: comparing shop.brand, 40 of 120 rows (33 %), 1 more model to come\n" in stdout
+
+
+@pytest.mark.parametrize("terminal", [StringIO, Terminal])
+def test_mirrorstatus_exits_with_1_for_rows_that_differ_and_names_the_mend(source, terminal):
+    compared(source, "shop.tag", missing=2, extra=1)
+    stdout = terminal()
+    with pytest.raises(SystemExit) as raised:
+        run("mirrorstatus", stdout=stdout)
+    assert raised.value.code == 1
+    assert "shop: 3 rows differ (2 missing, 1 extra)" in stdout.getvalue()
+    assert "`manage.py mirrorverify shop --repair`" in "".join(stdout.getvalue().split("\n"))
+
+
+def test_mirrorstatus_is_content_with_rows_that_were_repaired(source):
+    compared(source, "shop.tag", different=1, repair=True)
+    stdout = run("mirrorstatus")[0]
+    assert "shop: 1 row differed (1 different, repaired)" in stdout
+    assert "--repair" not in stdout
+
+
+def test_mirrorstatus_tells_what_was_not_compared(source):
+    compared(source, "shop.tag", refused="unknown_model")
+    others = len(mirrored_models()) - 1
+    assert f"shop: 1 model could not be compared; {others} models never compared\n" in run("mirrorstatus")[0]
+
+
+def test_mirrorstatus_says_nothing_of_rows_that_nobody_compared(source):
+    assert "compared" not in run("mirrorstatus")[0]
 
 
 def test_mirrorstatus_of_a_new_server_says_how_to_begin(stream):

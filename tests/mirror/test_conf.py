@@ -49,6 +49,8 @@ def test_whole_numbers_serve_as_seconds():
         ({"OPLOG_BYTES": "4 GiB"}, "MIRROR.OPLOG_BYTES"),
         ({"OPLOG_DAYS": 0}, "MIRROR.OPLOG_DAYS"),
         ({"PRUNE_INTERVAL": 0}, "MIRROR.PRUNE_INTERVAL"),
+        ({"VERIFY_DAYS": 0}, "MIRROR.VERIFY_DAYS"),
+        ({"VERIFY_DAYS": "7"}, "MIRROR.VERIFY_DAYS"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_key(setting, named):
@@ -76,6 +78,12 @@ def test_limits_of_the_oplog_may_be_left_off():
     setting = decode_conf({"KEEP_DAYS": None, "OPLOG_BYTES": None, "OPLOG_DAYS": None})
     assert (setting.keep_days, setting.oplog_bytes, setting.oplog_days) == (None, None, None)
     assert decode_conf({"KEEP_DAYS": 0}).keep_days == 0
+
+
+def test_rows_are_compared_each_week_or_only_when_somebody_asks():
+    assert decode_conf({}).verify_days == 7
+    assert decode_conf({"VERIFY_DAYS": 0.5}).verify_days == 0.5
+    assert decode_conf({"VERIFY_DAYS": None}).verify_days is None
 
 
 def test_a_changed_setting_counts_at_once_and_only_while_it_lasts():

@@ -19,7 +19,7 @@ from django.utils import timezone
 import mirror
 from mirror import capture, oplog
 from mirror.capture import holes
-from mirror.models import Hole, Oplog, Outbox, Stream
+from mirror.models import Hole, Oplog, Outbox, Source, Stream, Verification
 from tests.end_to_end.databases import served, server
 from tests.mirror.conftest import attached, sqlite
 from tests.mirror.depot import execute, leave_behind
@@ -594,6 +594,28 @@ def test_rows_that_were_there_before_their_capture_are_found(app, settings):
     assert finding("untold").severity == "note"
     assert "depot.item" in finding("untold").what
     assert run()[0] == 0
+
+
+# What was mirrored
+
+
+@on_every_engine
+def test_rows_that_differ_from_those_of_a_source_are_found(app, settings):
+    app()
+    settings.MIRROR = {"MODELS": ["depot.*"], "CAPTURE": None}
+    call_command("migrate", verbosity=0)
+    source = Source.objects.create(name="paris", url="ws://x", token="t")
+    Verification.objects.create(source=source, model="depot.item", state="done", missing=2, extra=1)
+    assert codes() == {"rows-differ"}
+    found = finding("rows-differ")
+    assert (found.severity, found.mend.split(",")[0]) == (
+        "warning",
+        "manage.py mirrorverify paris --list names them",
+    )
+    assert "3 rows here" in found.what
+    Verification.objects.update(repair=True)
+    assert codes() == set()
+    source.delete()
 
 
 # Holes of CAPTURE "signals"

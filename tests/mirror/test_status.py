@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mirror import tokens
-from mirror.models import Mirror, Outbox, Source, Stream
+from mirror.models import Difference, Mirror, Outbox, Source, Stream, Verification
+from mirror.registry import mirrored_models
 from mirror.status import collect
 
 pytestmark = pytest.mark.django_db
@@ -219,12 +220,169 @@ def test_the_json_object_is_stable():
                 "next_try_at": None,
                 "skipped": 0,
                 "loading": [],
+                "verified": {
+                    "state": "never",
+                    "as_of": None,
+                    "cursor": 0,
+                    "model": None,
+                    "rows": 0,
+                    "total": None,
+                    "percent": None,
+                    "to_come": 0,
+                    "missing": 0,
+                    "different": 0,
+                    "extra": 0,
+                    "repaired": 0,
+                    "refused": 0,
+                    "not_compared": len(mirrored_models()),
+                    "models": [],
+                },
             }
         ],
     }
 
 
-def test_collecting_costs_five_queries_however_many_sources_and_mirrors(django_assert_num_queries):
+# What came of comparing rows
+
+
+def compared(model="shop.tag", *, source="shop", **fields):
+    """Store that this model was compared, a minute ago unless told otherwise."""
+    found = Source.objects.get_or_create(name=source, defaults={"url": "ws://shop/", "token": "t"})[0]
+    done = {"state": "done", "rows": 40, "total": 40, "cursor": 5, "ended_at": NOW - timedelta(minutes=1)}
+    Verification.objects.create(source=found, model=model, **{**done, **fields})
+
+
+def found(count, model="shop.tag", *, repaired):
+    for number in range(count):
+        Difference.objects.create(
+            source=Source.objects.get(),
+            model=model,
+            key=str(number),
+            kind="missing",
+            cursor=5,
+            found_at=NOW,
+            repaired=repaired,
+        )
+
+
+def verified():
+    (status,) = collect(NOW).sources
+    return status.verified
+
+
+def test_rows_are_identical_as_of_the_oldest_comparison():
+    for age, model in enumerate(mirrored_models()):
+        compared(model, ended_at=NOW - timedelta(hours=age), cursor=1000 - age)
+    last = len(mirrored_models()) - 1
+    status = verified()
+    assert (status.state, status.as_of, status.cursor) == (
+        "identical",
+        NOW - timedelta(hours=last),
+        1000 - last,
+    )
+    assert (status.not_compared, status.model, len(status.models)) == (0, None, last + 1)
+    assert collect(NOW).ok
+
+
+def test_models_that_were_never_compared_are_counted():
+    compared()
+    status = verified()
+    assert (status.state, status.not_compared) == ("identical", len(mirrored_models()) - 1)
+
+
+def test_what_is_compared_says_of_which_model_and_how_far():
+    compared()
+    compared("shop.brand", state="waiting", rows=0, total=None, ended_at=None)
+    compared("shop.counter", state="comparing", began_at=NOW, rows=30, total=120, ended_at=None)
+    status = verified()
+    assert (status.state, status.model, status.to_come) == ("comparing", "shop.counter", 1)
+    assert (status.rows, status.total, status.percent) == (30, 120, 25)
+
+
+@pytest.mark.parametrize(("rows", "total", "percent"), [(0, None, None), (0, 0, None), (3, 2, 100)])
+def test_there_is_no_percentage_of_nothing_and_none_above_a_hundred(rows, total, percent):
+    compared(state="comparing", rows=rows, total=total)
+    assert verified().percent == percent
+
+
+def test_rows_that_differ_are_not_ok_until_they_are_repaired():
+    compared(missing=2, different=1, extra=1)
+    status = verified()
+    assert (status.state, status.differences, status.unrepaired) == ("differences", 4, 4)
+    assert (status.missing, status.different, status.extra, status.repaired) == (2, 1, 1, 0)
+    assert not collect(NOW).ok
+    found(4, repaired=True)
+    Verification.objects.update(repair=True)
+    assert (verified().state, verified().repaired) == ("repaired", 4)
+    assert collect(NOW).ok
+
+
+def test_rows_that_could_not_be_repaired_are_not_ok():
+    compared(missing=3, repair=True)
+    found(2, repaired=True)
+    found(1, repaired=False)
+    assert (verified().state, verified().repaired, verified().unrepaired) == ("differences", 2, 1)
+    assert not collect(NOW).ok
+
+
+def test_differences_that_are_too_many_to_be_stored_fare_as_those_that_are():
+    compared(missing=5000, repair=True)
+    found(2, repaired=True)
+    assert verified().unrepaired == 0
+
+
+def test_differences_of_another_model_or_source_are_its_own():
+    compared(missing=1, repair=True)
+    found(1, "shop.brand", repaired=False)
+    compared(source="other")
+    shop = collect(NOW).sources[1]
+    assert (shop.name, shop.verified.unrepaired) == ("shop", 0)
+    assert collect(NOW).sources[0].verified.state == "identical"
+
+
+def test_differences_stay_bad_while_other_models_are_compared():
+    compared(missing=1)
+    compared("shop.brand", state="waiting", ended_at=None)
+    assert verified().state == "comparing"
+    assert not collect(NOW).ok
+
+
+def test_what_the_source_does_not_tell_is_neither_identical_nor_bad():
+    compared()
+    compared("shop.brand", refused="unknown_model", rows=0)
+    status = verified()
+    assert (status.state, status.refused) == ("refused", 1)
+    assert collect(NOW).ok
+
+
+def test_models_that_are_mirrored_no_more_do_not_count():
+    compared("shop.gone", missing=3)
+    assert (verified().state, verified().models) == ("never", ())
+    assert collect(NOW).ok
+
+
+def test_the_json_tells_each_model_that_was_compared():
+    compared(missing=1)
+    (source,) = json.loads(json.dumps(collect(NOW).as_json()))["sources"]
+    assert source["verified"]["models"] == [
+        {
+            "model": "shop.tag",
+            "state": "done",
+            "rows": 40,
+            "total": 40,
+            "missing": 1,
+            "different": 0,
+            "extra": 0,
+            "repaired": 0,
+            "refused": "",
+            "cursor": 5,
+            "began_at": None,
+            "ended_at": "2026-01-01T11:59:00+00:00",
+        }
+    ]
+
+
+def test_collecting_costs_six_queries_however_many_sources_and_mirrors(django_assert_num_queries):
     for name in ("x", "y"):
         mirror_of = Stream.objects.create()
         Mirror.objects.create(
@@ -233,7 +391,7 @@ def test_collecting_costs_five_queries_however_many_sources_and_mirrors(django_a
     Stream.objects.create(local=True)
     for name in ("a", "b", "c"):
         Source.objects.create(name=name, url="ws://shop/", token="t", stream=Stream.objects.create())
-    with django_assert_num_queries(5):
+    with django_assert_num_queries(6):
         collect(NOW)
 
 

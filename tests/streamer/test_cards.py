@@ -1,15 +1,38 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mirror.models import SourceState
 from mirror.status import LoadingStatus, SourceStatus
+from mirror.verifying import Result, Summary, VerifiedState, summary
 from streamer.cards import Card, Follower, source_card
 from streamer.pace import Pace
 from tests.streamer.records import NOW, SECOND, moment
+
+STREAMER = Path(__file__).resolve().parents[2] / "streamer"
+
+MODELS = ("polls.choice", "polls.question", "polls.vote")
+
+
+def verified(*models: str, state: str = "done", **found: Any) -> Summary:
+    """What is known of these models, each compared at ``NOW`` unless told otherwise."""
+    row: dict[str, Any] = {
+        "state": state,
+        "rows": 40,
+        "total": 100,
+        **dict.fromkeys(("missing", "different", "extra", "repaired"), 0),
+        "refused": "",
+        "cursor": NOW - 7,
+        "began_at": None,
+        "ended_at": moment(NOW),
+    }
+    return summary([Result(model=model, **{**row, **found}) for model in models], MODELS)
+
 
 LEVEL = SourceStatus(
     name="paris",
@@ -29,6 +52,7 @@ LEVEL = SourceStatus(
     next_try_at=None,
     skipped=0,
     loading=(),
+    verified=verified(),
 )
 
 
@@ -69,6 +93,50 @@ def loading(model: str, rows: int = 0, total: int | None = None, seconds: int | 
 )
 def test_loading_says_of_which_model_and_how_far(models: list[LoadingStatus], words: str) -> None:
     assert card(state="loading", loading=tuple(models)).state_words == words
+
+
+def test_a_source_whose_rows_were_never_compared_says_nothing_of_it() -> None:
+    assert card().verified is None
+
+
+def test_identical_rows_say_as_of_when() -> None:
+    shown = card(verified=verified(*MODELS)).verified
+    assert shown is not None
+    assert (shown.state, shown.words) == ("identical", "identical")
+    assert (shown.as_of, shown.cursor) == (NOW, NOW - 7)
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "words"),
+    [
+        (verified("polls.vote"), "identical", "1 of 3 models identical"),
+        (verified("polls.vote", state="comparing"), "comparing", "comparing 40 % of polls.vote"),
+        (
+            verified(*MODELS, state="waiting", rows=0, total=None),
+            "comparing",
+            "comparing polls.choice, then 2 more models",
+        ),
+        (verified(*MODELS, missing=1, different=3), "differences", "12 rows differ"),
+        (verified("polls.vote", extra=1), "differences", "1 row differs"),
+        (verified("polls.vote", extra=1234), "differences", "1,234 rows differ"),
+        (verified("polls.vote", missing=2, repaired=2), "repaired", "2 rows differed, repaired"),
+        (verified("polls.vote", refused="unknown_model"), "refused", "1 of 1 models could not be compared"),
+    ],
+)
+def test_a_comparison_says_what_came_of_it(found: Summary, state: str, words: str) -> None:
+    shown = card(verified=found).verified
+    assert shown is not None
+    assert (shown.state, shown.words) == (state, words)
+    assert shown.as_of == (NOW if state == "identical" else None)
+
+
+def test_every_outcome_has_its_icon_on_the_page() -> None:
+    script = (STREAMER / "static/mirror/cards.js").read_text()
+    icons = (STREAMER / "templates/mirror/icons.html").read_text()
+    table = script.partition("const VERIFIED = {")[2].partition("};")[0]
+    outcomes = dict(re.findall(r'(\w+): \{ icon: "(\w+)"', table))
+    assert outcomes.keys() == {*VerifiedState} - {"never"}
+    assert [icon for icon in outcomes.values() if f'id="icon-{icon}"' not in icons] == []
 
 
 @pytest.mark.parametrize(

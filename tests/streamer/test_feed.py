@@ -10,7 +10,7 @@ from django.db.utils import OperationalError
 from django.test.utils import CaptureQueriesContext
 
 from mirror.changes import Op
-from mirror.models import Oplog, Outbox, Source, Stream
+from mirror.models import Oplog, Outbox, Source, Stream, Verification
 from streamer.browser import EMPTY, ROOM, Batch, Filter
 from streamer.cards import LOCAL_NAME
 from streamer.feed import Feed, Step
@@ -290,6 +290,14 @@ def test_a_token_never_gets_near_a_card(feed: Feed) -> None:
     assert b"tell-nobody" not in b"".join(feed.step(NOW).cards.values())
 
 
+def test_a_card_says_what_came_of_comparing_rows_within_two_seconds(feed: Feed) -> None:
+    source = follow("paris")
+    assert card(feed.step(NOW), "paris")["verified"] is None
+    Verification.objects.create(source=source, model="shop.brand", state="done", missing=12)
+    shown = card(feed.step(NOW + 2 * SECOND), "paris")["verified"]
+    assert (shown["state"], shown["words"]) == ("differences", "12 rows differ")
+
+
 def test_a_source_that_is_removed_loses_its_card(feed: Feed) -> None:
     follow("paris")
     assert "paris" in feed.step(NOW).cards
@@ -357,7 +365,7 @@ def test_two_hundred_streams_that_all_move_are_read_with_a_bounded_number_of_que
     with CaptureQueriesContext(connection) as queries:
         batch = news(feed)
     assert (len(batch.lines), batch.skipped) == (ROOM, 400 - ROOM)
-    assert len(queries) <= ROOM + 7
+    assert len(queries) <= ROOM + 8
 
 
 def test_cards_are_json_with_the_agreed_fields(feed: Feed) -> None:
@@ -381,6 +389,7 @@ def test_cards_are_json_with_the_agreed_fields(feed: Feed) -> None:
         "next_try_at",
         "attempts",
         "skipped",
+        "verified",
         "rate",
         "spark",
         "mirrors",

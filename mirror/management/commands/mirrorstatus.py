@@ -15,7 +15,10 @@ from mirror.management.report import rich_report, text_report
 
 
 class Command(BaseCommand):
-    help = "Shows how the streams fare. Exits with 1 if a source is stalled, refused or halted."
+    help = (
+        "Shows how the streams fare. Exits with 1 if a source is stalled, refused or halted, or if rows were "
+        "found to differ from it."
+    )
     sleep = staticmethod(time.sleep)
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -22,6 +22,13 @@ const STATES = {
   new: { word: "not followed yet", tone: "idle" },
   stopped: { word: "stopped", tone: "idle" },
 };
+const VERIFIED = {
+  identical: { icon: "identical", tone: "good" },
+  comparing: { icon: "comparing", tone: "busy" },
+  differences: { icon: "differences", tone: "warn" },
+  repaired: { icon: "differences", tone: "idle" },
+  refused: { icon: "refused", tone: "idle" },
+};
 const ORDER = Object.keys(STATES);
 const CONNECTED = new Set(["live", "catching_up", "loading", "recording"]);
 
@@ -42,6 +49,9 @@ class Card {
     this.spark = part("mirror-spark");
     this.last = part(".last");
     this.cursor = part(".cursor");
+    this.verified = part(".verified");
+    this.verifiedUse = part(".verified use");
+    this.verifiedWords = part(".verified .outcome");
     this.heard = part(".heard");
     this.problem = part(".problem");
     this.code = part(".problem .code");
@@ -59,6 +69,7 @@ class Card {
     set(this.state, state.word);
     set(this.words, words(data));
     this.#behind(data);
+    this.#compared(data);
     set(this.rate, data.rate.toFixed(data.rate < 10 ? 1 : 0));
     this.spark.values = data.spark;
     set(this.cursor, data.cursor ? String(data.cursor) : "nothing yet");
@@ -83,6 +94,19 @@ class Card {
       const seconds = Math.ceil((next_try_at - now) / 1_000_000);
       set(this.retry, `Next try ${seconds > 0 ? `in ${duration(seconds)}` : "now"}, after ${tries(attempts)}`);
     }
+  }
+
+  /** What came of comparing the rows with the source's. */
+  #compared({ name, verified }) {
+    this.verified.hidden = !verified;
+    if (!verified) return;
+    const { state, words, as_of, cursor } = verified;
+    const { icon, tone } = VERIFIED[state] ?? VERIFIED.refused;
+    this.verified.dataset.tone = tone;
+    this.verifiedUse.setAttribute("href", `#icon-${icon}`);
+    set(this.verifiedWords, as_of === null ? words : `${words} as of ${timeOfDay(as_of)}`);
+    if (as_of !== null) this.verified.title = `Compared ${fullTime(as_of)}, at the cursor ${cursor}`;
+    else this.verified.title = state === "differences" ? `manage.py mirrorverify ${name} --repair` : "";
   }
 
   #behind(data) {
@@ -133,8 +157,10 @@ export class Cards {
 
   #arrange() {
     const rank = ({ data }) => (data.kind === "local" ? -1 : ORDER.indexOf(data.state));
+    const differs = ({ data }) => Number(data.verified?.state === "differences");
     const cards = [...this.#cards.values()].sort(
-      (one, other) => rank(one) - rank(other) || one.data.name.localeCompare(other.data.name),
+      (one, other) =>
+        rank(one) - rank(other) || differs(other) - differs(one) || one.data.name.localeCompare(other.data.name),
     );
     const order = cards.map(({ data }) => data.name).join("\n");
     if (order !== this.#order) this.list.replaceChildren(...cards.map(({ element }) => element));
