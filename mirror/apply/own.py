@@ -12,6 +12,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from mirror.capture import WRITERS, parents
+from mirror.capture.ordered import SEVERAL_COLUMNS
 from mirror.capture.tables import Selection
 from mirror.capture.triggers import selection
 from mirror.errors import Oversized, UnknownStream
@@ -86,9 +87,8 @@ class OwnRows:
         with connection.wrap_database_errors:
             if connection.vendor == "postgresql":
                 sql = connection.ops.compose_sql(sql, parameters)  # type: ignore[attr-defined]
-                # It finds rows by several columns at once only so.
-                before = [*rows.before, "SET LOCAL enable_bitmapscan TO on"]
-                found = fetch_last(connection, [*before, sql], rows.after)
+                several = SEVERAL_COLUMNS if len(self._mirrored.key) > 1 else ()
+                found = fetch_last(connection, [*rows.before, *several, sql], rows.after)
             else:
                 with _readable(connection), connection.cursor() as cursor:
                     cursor.execute(sql, parameters)

@@ -12,7 +12,14 @@ from mirror.capture.tables import Selection
 from mirror.errors import Malformed
 from mirror.trips import fetch_last
 
-__all__ = ["OrderedRows"]
+__all__ = ["SEVERAL_COLUMNS", "OrderedRows"]
+
+#: PostgreSQL finds rows by several columns at once only so; else it reads all of the index.
+SEVERAL_COLUMNS = (
+    "SET LOCAL enable_bitmapscan TO on",
+    "SET LOCAL enable_sort TO on",
+    "SET LOCAL enable_indexscan TO off",
+)
 
 
 class OrderedRows:
@@ -37,7 +44,11 @@ class OrderedRows:
         values = ", ".join([self._marks] * len(places))
         if len(self._columns) > 1 and self._connection.vendor == "sqlite":
             values = f"VALUES {values}"
-        return self._payloads(f"WHERE {self._key} IN ({values})", [v for place in places for v in place])
+        parameters = [value for place in places for value in place]
+        return self._payloads(f"WHERE {self._key} IN ({values})", parameters, before=self._several())
+
+    def _several(self) -> tuple[str, ...]:
+        return SEVERAL_COLUMNS if len(self._columns) > 1 else ()
 
     def count(self) -> int:
         ((total,),) = fetch_last(self._connection, [f"SELECT COUNT(*) FROM {self._rows.table}"])
@@ -54,7 +65,9 @@ class OrderedRows:
         parameters = [value for depth in range(len(place)) for value in place[: depth + 1]]
         return f"WHERE ({') OR ('.join(cases)})", parameters
 
-    def _payloads(self, condition: str, parameters: list[Any], end: str = "") -> list[str]:
+    def _payloads(
+        self, condition: str, parameters: list[Any], end: str = "", before: tuple[str, ...] = ()
+    ) -> list[str]:
         connection, rows = self._connection, self._rows
         select = rows.sql.replace("%", "%%")
         sql = f"{select} {condition} ORDER BY {', '.join(self._columns)} {end}"
@@ -62,7 +75,7 @@ class OrderedRows:
             with connection.wrap_database_errors:
                 if connection.vendor == "postgresql":
                     sql = connection.ops.compose_sql(sql, parameters)  # type: ignore[attr-defined]
-                    found = fetch_last(connection, [*rows.before, sql], rows.after)
+                    found = fetch_last(connection, [*rows.before, *before, sql], rows.after)
                 else:
                     with connection.cursor() as cursor:
                         cursor.execute(sql, parameters)

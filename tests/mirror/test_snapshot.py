@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror import capture, oplogger, snapshot
+from mirror.capture import ordered
 from mirror.changes import Change, Op, decode_change, encode_change
 from mirror.errors import CODES, Busy, Malformed, UnknownModel, UnknownStream
 from mirror.models import Outbox, Stream
 from mirror.registry import mirrored_models
 from mirror.snapshot import Rows
+from mirror.trips import fetch_last
 from tests.fakes import Recorded
 from tests.mirror.conftest import attached
 from tests.mirror.server_support import execute
@@ -752,3 +754,30 @@ def test_with_too_much_waiting_the_sequencer_goes_first(animals):
 def test_a_snapshot_is_read_in_a_transaction_of_its_own(animals):
     with transaction.atomic(), pytest.raises(RuntimeError):
         read("zoo.bird", using="default")
+
+
+@engines("postgresql")
+def test_of_many_rows_with_keys_of_several_columns_only_those_that_are_asked_for_are_read(
+    animals, monkeypatch
+):
+    owners = [zoo.TextKeyed.objects.create(code=code) for code in "abc"]
+    zoo.CompositeKeyed.objects.bulk_create(
+        zoo.CompositeKeyed(owner=owners[number % 3], day=date(2026, 1, 1 + number % 28), number=number)
+        for number in range(3000)
+    )
+    while animals.step():
+        pass
+    asked: list[str] = []
+
+    def explained(connection, statements, after=()):
+        *before, sql = statements
+        plan = fetch_last(connection, [*before, f"EXPLAIN (ANALYZE, TIMING OFF) {sql}"], after)
+        asked.append("\n".join(line for (line,) in plan))
+        return fetch_last(connection, statements, after)
+
+    monkeypatch.setattr(ordered, "fetch_last", explained)
+    keys = [["abc"[number % 3], f"2026-01-{1 + number % 28:02}", number] for number in range(0, 3000, 50)]
+    assert len(read("zoo.compositekeyed", keys=keys).rows) == 60
+    (plan,) = asked
+    assert "Bitmap Index Scan" in plan
+    assert "Rows Removed by Filter" not in plan
