@@ -116,6 +116,13 @@ class Loader:
         self._courses = self._in_order(courses)
         self._new, self._answered = [], []
 
+    def _notice(self) -> None:
+        """Whoever asks for a model makes its row anew, and what is known of it here means nothing then."""
+        rows = Loading.objects.using(self._connection.alias).filter(source_id=self._source_id)
+        current = set(rows.exclude(state=LoadingState.DONE).values_list("pk", flat=True))
+        if current != {course.row.pk for course in self._courses.values()}:
+            self.refresh()
+
     def _in_order(self, courses: dict[str, _Course]) -> dict[str, _Course]:
         return dict(sorted(courses.items(), key=lambda item: self._order.get(item[0], -1)))
 
@@ -204,6 +211,7 @@ class Loader:
 
     def take(self, question: Question, chunk: Chunk, run: Run, writer: BatchWriter) -> None:
         """Write what was asked for. Raises Malformed, and what writing raises."""
+        self._notice()
         course = self._courses.get(question.model)
         if course is None or not self._still_wants(course, question):
             return  # somebody asked for the model once more, from its beginning
@@ -314,6 +322,7 @@ class Loader:
 
     def question(self, writer: BatchWriter) -> Question | Pause | None:
         """None when everything is loaded."""
+        self._notice()
         for course in list(self._courses.values()):
             question = self._next(course, writer)
             if question is not None:

@@ -267,3 +267,20 @@ def test_a_row_whose_new_parent_is_loaded_again_is_not_lost_though_its_own_model
     mirror.deliver()
     mirror.load()
     assert here(centre) == there(shop)
+
+
+def test_a_model_that_is_asked_for_once_more_while_an_answer_is_under_way_begins_anew(centre):
+    shop = Shop()
+    for number in range(5):
+        counter(shop, number)
+    anew(centre)
+    mirror = Mirror(centre, shop, limit=2)
+    question = centre.applier.question()
+    while question.model != "shop.counter":
+        centre.applier.load(question, shop.answer(question, centre.cursor, 2))
+        question = centre.applier.question()
+    loading.begin(centre.source, ["shop.counter"], anew=True, sweep=True)
+    centre.applier.load(question, shop.answer(question, centre.cursor, 2))
+    mirror.load()
+    assert here(centre) == there(shop)
+    assert Loading.objects.using("centre").get(model="shop.counter").rows == 5
