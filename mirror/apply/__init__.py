@@ -119,7 +119,7 @@ class Applier:
         self._stream_id: int | None = None
         self._order = parents_first()
         self.loader = Loader(self.connection, source_id, self._order)
-        self.verifier = verifier or Verifier(self.connection, source_id)
+        self.verifier = verifier or Verifier(self.connection, source_id, self._order)
         if self.connection.vendor == "sqlite":
             with self.connection.cursor() as cursor:
                 for pragma in _PRAGMAS:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import msgspec
+from django.db import IntegrityError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -110,9 +111,11 @@ class Verifier:
     since whatever is applied meanwhile is applied here.
     """
 
-    def __init__(self, connection: BaseDatabaseWrapper, source_id: int) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, source_id: int, order: Mapping[str, int]) -> None:
+        """``order``: the models' places, parents before children."""
         self._connection = connection
         self._source_id = source_id
+        self._order = order
         self._ghosts = Ghosts(connection, source_id)
         self._course: _Course | None = None
         self._wanted = False
@@ -125,8 +128,12 @@ class Verifier:
     def refresh(self) -> None:
         """As the database says: somebody may have asked for a comparison."""
         self._wanted = self._open().exists()
+
+    def _current(self) -> _Course | None:
+        """What is under way, unless somebody has asked for it anew."""
         if self._course is not None and not self._open().filter(pk=self._course.row.pk).exists():
             self._course = None
+        return self._course
 
     def reset(self) -> None:
         """What was under way begins again: a transaction of it has failed, or rows were loaded."""
@@ -167,7 +174,7 @@ class Verifier:
         if loader.active:
             self.reset()
             return None
-        course = self._course or self._begin(writer)
+        course = self._current() or self._begin(writer)
         if course is None:
             self._wanted = False
             return None
@@ -188,7 +195,9 @@ class Verifier:
 
     def _begin(self, writer: BatchWriter) -> _Course | None:
         using = self._connection.alias
-        while (row := self._open().order_by("model").first()) is not None:
+        # Parents first: a row that is loaded again may need one that is missing as well.
+        waiting = sorted(self._open(), key=lambda one: (self._order.get(one.model, -1), one.model))
+        for row in waiting:
             Difference.objects.using(using).filter(source_id=self._source_id, model=row.model).delete()
             row.state, row.began_at = VerificationState.COMPARING, timezone.now()
             row.rows = row.missing = row.different = row.extra = 0
@@ -212,9 +221,9 @@ class Verifier:
 
     def take(self, question: Question, chunk: Chunk, writer: BatchWriter, loader: Loader) -> None:
         """Compare what was asked for. Raises Malformed, and what writing raises."""
-        course = self._course
+        course = self._current()
         if course is None or course.row.model != question.model:
-            return
+            return  # somebody asked once more, and it begins anew
         if loader.active:
             self.reset()  # rows that are loaded are not here yet, or not as they are there
             return
@@ -319,7 +328,7 @@ class Verifier:
         row.missing += sum(kind is DifferenceKind.MISSING for _change, kind in found)
         row.different += sum(kind is DifferenceKind.DIFFERENT for _change, kind in found)
         stored = [
-            self._difference(course, course.plan.key_text(change), kind)
+            self._difference(course, course.plan.key_text(change), kind, repaired=row.repair)
             for change, kind in found[: _STORED - course.stored]
         ]
         Difference.objects.using(self._connection.alias).bulk_create(stored)
@@ -331,7 +340,7 @@ class Verifier:
             room = _MENDED + 1 - len(course.mending)
             course.mending += [change.pk for change, _kind in found[:room]]
 
-    def _difference(self, course: _Course, key: str, kind: DifferenceKind) -> Difference:
+    def _difference(self, course: _Course, key: str, kind: DifferenceKind, *, repaired: bool) -> Difference:
         return Difference(
             source_id=self._source_id,
             model=course.row.model,
@@ -339,7 +348,7 @@ class Verifier:
             kind=kind,
             cursor=course.row.cursor,
             found_at=timezone.now(),
-            repaired=course.row.repair,
+            repaired=repaired,
         )
 
     def _explain(self, course: _Course, question: Question, chunk: Chunk, writer: BatchWriter) -> None:
@@ -374,14 +383,30 @@ class Verifier:
         if extra:
             row.extra += len(extra)
             stored = course.own.of(extra[: _STORED - course.stored])
+            gone = row.repair and self._delete(course, extra)
             Difference.objects.using(using).bulk_create(
-                self._difference(course, key, DifferenceKind.EXTRA) for key in stored
+                self._difference(course, key, DifferenceKind.EXTRA, repaired=gone) for key in stored
             )
             course.stored += len(stored)
-            if row.repair:
-                plan.delete(list(zip(*extra, strict=True)))
             row.save(using=using, force_update=True)
         return len(rows) < _PAGE
+
+    def _delete(self, course: _Course, keys: Sequence[Sequence[Any]]) -> bool:
+        """False for rows that others here refer to, which the source may not have either."""
+        try:
+            with transaction.atomic(using=self._connection.alias):
+                course.plan.delete(list(zip(*keys, strict=True)))
+                self._connection.check_constraints(table_names=self._referring(course))
+        except IntegrityError as error:
+            logger.warning("%s: rows of %s stay: %s", course.row.source, course.row.model, error)
+            return False
+        return True
+
+    @staticmethod
+    def _referring(course: _Course) -> list[str]:
+        """The tables whose rows may refer to the model's."""
+        links = course.plan.mirrored.model._meta.related_objects
+        return sorted({link.related_model._meta.db_table for link in links})
 
     # The end
 
@@ -408,7 +433,7 @@ class Verifier:
                 row.extra,
             )
         elif not refused:
-            logger.info("%s: %s is identical, %d rows", row.source, row.model, row.rows)
+            logger.debug("%s: %s is identical, %d rows", row.source, row.model, row.rows)
 
 
 def _text(pk: Any) -> str:

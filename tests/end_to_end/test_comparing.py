@@ -48,9 +48,10 @@ end = time.monotonic() + {seconds}
 number = 0
 while time.monotonic() < end:
     number += 1
-    shop.Counter.objects.filter(pk__gt=1).order_by("?")[:1].get().delete()
-    shop.Counter.objects.create(value=number)
-    ticket = shop.Ticket.objects.order_by("?").first()
+    shop.Counter.objects.filter(pk__gt=1).exclude(value=2500).order_by("?")[:1].get().delete()
+    shop.Counter.objects.create(value=number + 10000)
+    left_alone = ["ticket 7", "ticket 1500", "ticket 2999"]
+    ticket = shop.Ticket.objects.exclude(text__in=left_alone).order_by("?").first()
     ticket.text = f"written {{number}}"
     ticket.save()
     shop.Ticket.objects.create(text=f"new {{number}}")

@@ -87,7 +87,7 @@ class Shop:
     def _together(self, question: Question, at: int, limit: int) -> Chunk:
         """What rows come to, in the order of what identifies them."""
         name = "" if question.model in KEYED_BY_PK else "id"
-        rows = self.rows[question.model]
+        rows = self.rows.get(question.model, {})
         of = {fields[name] if name else pk: pk for pk, fields in rows.items()}
         places = [place for place in sorted(of) if question.after is None or place > question.after]
         changes = [one for group in self.waiting for one in group if one.model == question.model]

@@ -8,6 +8,7 @@ from django.db import connections
 from mirror import loading, maintenance, verifying
 from mirror.apply import Pause, Question
 from mirror.apply import verifying as apply_verifying
+from mirror.apply.writer import parents_first
 from mirror.errors import Gap, Malformed, UnknownModel
 from mirror.models import Difference, Loading, Source, Verification, VerificationState
 from mirror.wire import Chunk
@@ -169,6 +170,37 @@ def test_what_is_missing_or_different_is_loaded_again_and_what_is_extra_is_delet
     assert compare(mirror) == set()
 
 
+def test_parents_are_compared_before_their_children(mirror):
+    """A bundle is a product, and comes before it in the alphabet."""
+    ask(mirror, *LABELS, "shop.bundle")
+    asked = []
+    while (question := mirror.compare_a_little()) is not None:
+        asked += [question.model] if isinstance(question, Question) else []
+    models = list(dict.fromkeys(asked))
+    assert set(models) == {*LABELS, "shop.bundle"}
+    assert models == sorted(models, key=lambda label: parents_first()[label])
+    assert models.index("shop.product") < models.index("shop.bundle")
+
+
+def test_a_row_of_the_centre_alone_stays_while_others_refer_to_it_and_goes_after_them(mirror, centre):
+    shop = mirror.shop
+    shop.commit(counter(shop, 60), reading(shop, 61, of=60))
+    shop.sequence()
+    mirror.deliver()
+    # As if the source had lost both, and nobody was told.
+    shop.rows["shop.reading"].pop(61), shop.rows["shop.counter"].pop(60)
+    assert compare(mirror, repair=True) == {
+        ("shop.counter", "60", "extra", ""),
+        ("shop.reading", "61", "extra", ""),
+    }
+    repaired = dict(Difference.objects.using("centre").values_list("key", "repaired"))
+    assert repaired["61"]
+    if not repaired["60"]:
+        assert compare(mirror, repair=True) == {("shop.counter", "60", "extra", "")}
+    assert here(centre) == there(shop)
+    assert compare(mirror) == set()
+
+
 def test_many_rows_to_mend_are_loaded_with_their_model(mirror, centre, monkeypatch):
     monkeypatch.setattr(apply_verifying, "_MENDED", 3)
     execute("UPDATE shop_counter SET value = 7")
@@ -307,3 +339,13 @@ def test_what_is_here_alone_is_looked_for_page_by_page(mirror, centre, monkeypat
         pauses += isinstance(question, Pause)
     assert pauses == 5  # eight rows, by two, and one that is empty
     assert results()["shop.counter"].extra == 3
+
+
+def test_a_model_that_is_asked_for_once_more_while_an_answer_is_under_way_begins_anew(mirror, centre):
+    ask(mirror, "shop.counter")
+    question = centre.applier.comparison()
+    verifying.request(centre.source, ["shop.counter"], repair=False)
+    centre.applier.load(question, mirror.shop.answer(question, centre.cursor, 2))
+    assert results()["shop.counter"].state == "waiting"
+    mirror.settle()
+    assert (results()["shop.counter"].rows, results()["shop.counter"].differences) == (5, 0)
